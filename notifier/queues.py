@@ -1,0 +1,121 @@
+"""The broker: wake-ups that name work lying in PostgreSQL.
+
+A wake may be lost, doubled or late without harm: leases in the database decide who works, and the sweep wakes again whatever lies
+ready while its queue is empty. So nothing here retries for long and a broker that is down never fails the caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+import structlog
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+LANES = ("notice", "campaign")
+HOUSEKEEPING = "housekeeping"
+
+DELIVER = "notifier.deliver"
+GATHER = "notifier.gather"
+
+log = structlog.get_logger(__name__)
+
+
+def deliver_queue(lane: str) -> str:
+    """Return the name of the queue whose tasks each deliver one batch of `lane`."""
+    return f"deliver.{lane}"
+
+
+QUEUES = tuple(deliver_queue(lane) for lane in LANES) + (HOUSEKEEPING,)
+
+
+def make_app(broker_url: str | None) -> Celery:
+    """Return the Celery application; one configuration serves workers, beat and everybody who only sends."""
+    app = Celery("notifier", broker=broker_url, set_as_current=True)
+    app.conf.update(
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_serializer="json",
+        accept_content=["json"],
+        # All queues use the default exchange: its messages go to the list named by the routing key, so a broker that lost its data
+        # needs no binding to be declared again before wakes reach a worker.
+        task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in QUEUES],
+        task_default_queue=HOUSEKEEPING,
+        task_default_exchange="",
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        # Acknowledged when taken: a dead worker's batch comes back by its lease, sooner than by the broker's visibility timeout.
+        task_acks_late=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "socket_timeout": 30,
+            "socket_connect_timeout": 3,
+            "health_check_interval": 15,
+            "socket_keepalive": True,
+        },
+        task_publish_retry=False,
+        timezone="UTC",
+        enable_utc=True,
+    )
+    return app
+
+
+class Queues:
+    """Sends wakes; safe to share between threads."""
+
+    def __init__(self, app: Celery) -> None:
+        """Use the connections of `app`."""
+        self._app = app
+        self._lock = threading.Lock()
+        self._pending: threading.Timer | None = None
+
+    def _send(self, task: str, calls: Iterable[tuple[Any, ...]], queue: str) -> bool:
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
+                for args in calls:
+                    self._app.send_task(task, args=args, queue=queue, producer=producer, retry=False)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            log.warning("wake_lost", task=task, queue=queue, error=type(error).__name__)
+            return False
+        return True
+
+    def wake_batches(self, lane: str, batch_ids: Iterable[int]) -> bool:
+        """Ask the workers of `lane` to deliver these batches; False when the broker did not take it (the sweep will)."""
+        return self._send(DELIVER, ((batch_id,) for batch_id in batch_ids), deliver_queue(lane))
+
+    def wake_gather(self, lane: str) -> bool:
+        """Ask a worker of `lane` to gather single messages that wait without a batch."""
+        return self._send(GATHER, ((lane,),), deliver_queue(lane))
+
+    def wake_gather_soon(self, lane: str, *, delay: float = 0.02) -> None:
+        """Do as `wake_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
+        with self._lock:
+            if self._pending is not None:
+                return
+
+            def fire() -> None:
+                with self._lock:
+                    self._pending = None
+                self.wake_gather(lane)
+
+            self._pending = threading.Timer(delay, fire)
+            self._pending.daemon = True
+            self._pending.start()
+
+    def depth(self, queue: str) -> int | None:
+        """Return how many wakes wait in `queue`, or None when the broker does not answer."""
+        try:
+            with self._app.pool.acquire(block=True, timeout=2) as connection:
+                return int(connection.default_channel.client.llen(queue))
+        except (OperationalError, redis.RedisError, OSError):
+            return None
