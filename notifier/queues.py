@@ -62,6 +62,11 @@ def make_app(broker_url: str | None) -> Celery:
             "socket_connect_timeout": 3,
             "health_check_interval": 15,
             "socket_keepalive": True,
+            # Whoever sends a wake gives up at once when the broker is down: the sweep wakes again.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.1,
         },
         task_publish_retry=False,
         timezone="UTC",
@@ -115,7 +120,9 @@ class Queues:
     def depth(self, queue: str) -> int | None:
         """Return how many wakes wait in `queue`, or None when the broker does not answer."""
         try:
-            with self._app.pool.acquire(block=True, timeout=2) as connection:
-                return int(connection.default_channel.client.llen(queue))
+            with self._app.connection_for_write() as connection:
+                # Declaring a queue that exists tells its length, on every broker alike.
+                channel: Any = connection.default_channel
+                return int(channel.queue_declare(queue).message_count)
         except (OperationalError, redis.RedisError, OSError):
             return None

@@ -48,7 +48,7 @@ class SmtpServer:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """All that differs between two installations. Times are in seconds."""
 
@@ -67,6 +67,7 @@ class Settings:
     sweep_seconds: float = 2.0
     smtp_timeout_seconds: float = 60.0
     connections: int = 16
+    retry_minutes: tuple[float, ...] = (5, 15, 30, 60, 120, 240)
     log_format: str = "auto"
     log_level: str = "INFO"
     metrics_port: int = 0
@@ -124,10 +125,25 @@ class Settings:
             sweep_seconds=number("SWEEP_SECONDS", cls.sweep_seconds),
             smtp_timeout_seconds=number("SMTP_TIMEOUT_SECONDS", cls.smtp_timeout_seconds),
             connections=max(1, int(number("CONNECTIONS", cls.connections))),
+            retry_minutes=cls._minutes(text("RETRY_MINUTES", None)),
             log_format=log_format,
             log_level=(text("LOG_LEVEL", "INFO") or "INFO").upper(),
             metrics_port=int(number("METRICS_PORT", 0)),
         )
+
+    @staticmethod
+    def _minutes(raw: str | None) -> tuple[float, ...]:
+        if raw is None:
+            return (5, 15, 30, 60, 120, 240)
+        try:
+            steps = tuple(float(part) for part in raw.split(","))
+        except ValueError:
+            steps = ()
+        if not steps or not all(0 < step < 1e6 for step in steps):  # noqa: PLR2004 - refuses nan and inf as well
+            raise SettingsError(
+                "NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it."
+            )
+        return steps
 
     @staticmethod
     def _project_root() -> Path:

@@ -1,0 +1,1 @@
+"""What the service is about: topics, taxpayers, suppression, templates, campaigns and their states, the calendar, links. Knows no Celery, web or SMTP."""

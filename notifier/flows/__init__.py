@@ -1,0 +1,1 @@
+"""The stories, one file each, read from top to bottom."""

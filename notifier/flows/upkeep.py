@@ -1,0 +1,100 @@
+"""Upkeep: what the periodic sweep does. It makes every lost wake and every dead worker harmless.
+
+Each part is one short transaction and safe to run in two places at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import select
+
+from notifier import observability
+from notifier.db import ensure_partitions
+from notifier.delivery import batches
+from notifier.domain import calendar
+from notifier.domain.campaigns import Campaign, State, Step
+from notifier.flows.campaign import end_cancel
+from notifier.queues import LANES, deliver_queue
+
+if TYPE_CHECKING:
+    from notifier.services import Services
+
+log = structlog.get_logger(__name__)
+_WAKE_AT_ONCE = 2_000
+
+
+def sweep(services: Services) -> None:
+    """Recover dead workers' batches, start what is due, finish what is done and wake what lies ready."""
+    _recover(services)
+    _start_scheduled(services)
+    _end_campaigns(services)
+    for lane in LANES:
+        wake_lane(services, lane)
+
+
+def _recover(services: Services) -> None:
+    with services.session() as session:
+        recovery = batches.recover(session.connection())
+    if recovery.batches:
+        log.warning(
+            "batches_recovered", batches=recovery.batches, in_doubt=recovery.in_doubt, set_aside=recovery.set_aside
+        )
+        observability.recovered(recovery.batches)
+        observability.in_doubt(recovery.in_doubt)
+
+
+def _start_scheduled(services: Services) -> None:
+    now = services.clock()
+    with services.session() as session:
+        due = select(Campaign).where(Campaign.state == State.SCHEDULED, Campaign.launch_at <= now)
+        for campaign in session.scalars(due.with_for_update(skip_locked=True)):
+            campaign.take(Step.START)
+            log.info("campaign_started", campaign=campaign.id)
+
+
+def _end_campaigns(services: Services) -> None:
+    with services.session() as session:
+        open_ones = session.execute(
+            select(Campaign.id, Campaign.state).where(
+                Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING])
+            )
+        ).all()
+        for campaign_id, state in open_ones:
+            if state is State.RUNNING:
+                batches.finish(session.connection(), campaign_id)
+    for campaign_id, state in open_ones:
+        if state is State.CANCELLING:
+            end_cancel(services, campaign_id)
+
+
+def wake_lane(services: Services, lane: str) -> int:
+    """Wake what lies ready in `lane` when its queue is empty, so that a long queue is never doubled; return how many batches."""
+    if services.queues.depth(deliver_queue(lane)) != 0:
+        return 0
+    with services.session() as session:
+        ready = batches.ready_batches(session.connection(), lane, limit=_WAKE_AT_ONCE)
+        waiting = batches.anything_waits(session.connection(), lane)
+    services.queues.wake_batches(lane, ready)
+    if waiting:
+        services.queues.wake_gather(lane)
+    return len(ready)
+
+
+def gather(services: Services, lane: str) -> list[int]:
+    """Put single messages that wait in `lane` and are due into batches; return the batches."""
+    with services.session() as session:
+        return batches.gather(
+            session.connection(), lane, route_of=services.routes.of_domain, now=services.clock()
+        )
+
+
+def daily(services: Services) -> None:
+    """Make the coming months' partitions and the coming years' calendar."""
+    now = services.clock()
+    with services.session() as session:
+        made = ensure_partitions(session.connection(), now)
+        calendar.seed(session.connection(), range(now.year, now.year + 2))
+    if made:
+        log.info("partitions_made", names=made)

@@ -1,0 +1,85 @@
+"""The composition root: the only place where adapters are made. Everything is made on first use and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from notifier.db import make_engine
+from notifier.delivery.routes import Routes, load_routes
+from notifier.domain.definitions import load_sender
+from notifier.domain.links import LinkSigner
+from notifier.domain.topics import Topic, load_topics
+from notifier.queues import Queues, make_app
+from notifier.rendering.blueprint import Sender
+from notifier.rendering.catalogue import Template, load_all
+from notifier.settings import Settings
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Services:
+    """What flows work with. One per process; `clock` is replaced in tests."""
+
+    def __init__(self, settings: Settings | None = None, *, clock: Clock = utc_now, app: Celery | None = None) -> None:
+        """Use `settings`, or the environment's."""
+        self.settings = settings or Settings.from_env()
+        self.clock = clock
+        self._app = app
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The pool of database connections."""
+        return make_engine(self.settings.require_database())
+
+    @cached_property
+    def queues(self) -> Queues:
+        """The broker, to wake work."""
+        return Queues(self._app or make_app(self.settings.require_broker()))
+
+    @cached_property
+    def catalogue(self) -> dict[str, Template]:
+        """All templates by name, as they are in the folder now."""
+        return load_all(self.settings.templates)
+
+    @cached_property
+    def topics(self) -> dict[str, Topic]:
+        """All topics by code."""
+        return load_topics(self.settings.templates / "topics.toml")
+
+    @cached_property
+    def sender(self) -> Sender:
+        """The office that mail comes from when a campaign names no other."""
+        return load_sender(self.settings.templates / "sender.toml", self.settings.public_url)
+
+    @cached_property
+    def signer(self) -> LinkSigner:
+        """Makes and checks the tokens of links."""
+        return LinkSigner(self.settings.require_secret())
+
+    @cached_property
+    def routes(self) -> Routes:
+        """Where mail is handed over."""
+        return load_routes(self.settings.require_smtp(), self.settings.routes_file)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a transaction: committed at the end, rolled back when the block raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()

@@ -1,0 +1,124 @@
+"""From fork to farewell of a worker process: what it holds, and how it stops politely.
+
+A polite stop must not cut a message in two: whoever gets SIGTERM sets a flag that the sender asks before each message. What is on the
+wire is finished and recorded, the rest of the batch is given back, and nothing is in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvloop
+from celery import Celery, signals
+
+from notifier import observability
+from notifier.db import plain_url
+from notifier.delivery.batches import Ledger
+from notifier.delivery.jobs import Jobs
+from notifier.delivery.sender import Sender
+from notifier.delivery.throttle import Throttle
+from notifier.services import Services
+from notifier.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# One byte that parent and children share across fork: the parent alone hears of a polite stop, the children must.
+_STOP = mmap.mmap(-1, 1)
+
+
+class Process:
+    """What one worker process holds."""
+
+    services: Services | None = None
+    sender: Sender | None = None
+    busy = False
+    asked_to_stop = False
+
+
+_process = Process()
+
+
+def stopping() -> bool:
+    """Say whether this worker was asked to stop."""
+    return _process.asked_to_stop or _STOP[0] != 0
+
+
+def services() -> Services:
+    """Return this process's services."""
+    if _process.services is None:
+        _process.services = Services()
+    return _process.services
+
+
+def deliver(batch_id: int) -> None:
+    """Deliver a batch with this process's sender, made on first use."""
+    if _process.sender is None:
+        _process.sender = make_sender(services())
+    _process.busy = True
+    try:
+        _process.sender.deliver(batch_id)
+    finally:
+        _process.busy = False
+
+
+def make_sender(parts: Services) -> Sender:
+    """Return a sender with an event loop, a database connection and a throttle of its own."""
+    settings = parts.settings
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return Sender(
+        ledger=Ledger(plain_url(settings.require_database()), lease_seconds=settings.lease_seconds),
+        jobs=Jobs(settings.mail_domain, parts.signer),
+        routes=parts.routes,
+        throttle=Throttle(settings.require_broker()),
+        hostname=settings.hostname,
+        connections=settings.connections,
+        timeout=settings.smtp_timeout_seconds,
+        lease_seconds=settings.lease_seconds,
+        retry_minutes=settings.retry_minutes,
+        stopping=stopping,
+        loop=loop,
+    )
+
+
+def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
+    _process.asked_to_stop = True
+    if not _process.busy:
+        # Nothing is under way in this child: it may end like any process.
+        raise SystemExit(0)
+
+
+def connect(celery: Celery, settings: Settings) -> None:
+    """Hook the life of worker processes to Celery's signals."""
+
+    def child_started(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, _on_terminate)
+        _process.services = Services(settings, app=celery)
+
+    def child_ends(**_: Any) -> None:
+        if _process.sender is not None:
+            _process.sender.close()
+        if _process.services is not None:
+            _process.services.close()
+        observability.process_ended(os.getpid())
+
+    def parent_stops(**_: Any) -> None:
+        _STOP[0] = 1
+
+    def parent_ready(**_: Any) -> None:
+        _STOP[0] = 0
+
+    def logging(**_: Any) -> None:
+        observability.configure_logging(settings, "worker")
+
+    signals.worker_process_init.connect(child_started, weak=False)
+    signals.worker_process_shutdown.connect(child_ends, weak=False)
+    signals.worker_shutting_down.connect(parent_stops, weak=False)
+    signals.worker_init.connect(parent_ready, weak=False)
+    signals.setup_logging.connect(logging, weak=False)

@@ -1,0 +1,38 @@
+"""The tasks: ids in, one call out. Each is safe to run twice at once; leases in the database decide who works."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from notifier.flows import upkeep
+from notifier.queues import DELIVER, GATHER, HOUSEKEEPING
+from notifier.worker import lifecycle
+from notifier.worker.schedule import DAILY, SWEEP
+
+
+@shared_task(name=DELIVER)
+def deliver(batch_id: int) -> None:
+    """Deliver one batch."""
+    lifecycle.deliver(batch_id)
+
+
+@shared_task(name=GATHER)
+def gather(lane: str) -> None:
+    """Put the messages of `lane` that wait alone into batches and deliver the first; others are woken."""
+    made = upkeep.gather(lifecycle.services(), lane)
+    if len(made) > 1:
+        lifecycle.services().queues.wake_batches(lane, made[1:])
+    if made:
+        lifecycle.deliver(made[0])
+
+
+@shared_task(name=SWEEP, queue=HOUSEKEEPING)
+def sweep() -> None:
+    """Recover, start, finish and wake what needs it."""
+    upkeep.sweep(lifecycle.services())
+
+
+@shared_task(name=DAILY, queue=HOUSEKEEPING)
+def daily() -> None:
+    """Make the coming months' partitions and calendar."""
+    upkeep.daily(lifecycle.services())
