@@ -1,0 +1,285 @@
+"""Where template texts run: they may show the data they are given, and nothing else.
+
+A template is untrusted. It sees dictionaries, lists, numbers and texts; it can call its own macros, `range` and `loop`, but no
+method of any object, so `format` and its relatives are out of reach. What can still grow without end is bounded:
+
+* loops and macros check the clock and the size of the output at every turn (`_Guards` plants the check in the syntax tree);
+* `*`, `+`, `~` and the remaining filters refuse results that are larger than a mail may be;
+* strings are joined by a `concat` that knows the same limit, which covers `{% set %}` blocks and macros.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, nodes, pass_context
+from jinja2 import filters as standard
+from jinja2.environment import Template as CompiledTemplate
+from jinja2.runtime import Context, LoopContext, Macro, markup_join, str_join
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from notifier.errors import RenderError, TemplateError
+from notifier.rendering import formats
+from notifier.rendering.pieces import BUDGET, PieceEnvironment
+
+MAX_OUTPUT_BYTES = 256 * 1024
+MAX_RENDER_SECONDS = 1.0
+
+# What a template may hold between two outputs. Texts are at most 64 kB, so some 3,000 such values cannot fill a worker's memory.
+MAX_TEXT_CHARS = 32 * 1024
+MAX_RANGE = 1000
+MAX_INTEGER_BITS = 256
+_COUNTED_AT_ONCE = 200
+
+_CHECK = "(check)"
+_CONCAT = "(concat)"
+
+# A filter is here when its result cannot be larger than what went in, or when it is wrapped below.
+_KEPT_FILTERS = (
+    "abs", "capitalize", "count", "d", "default", "e", "escape", "first", "int", "last", "length", "list", "lower", "map",
+    "reject", "rejectattr", "select", "selectattr", "trim", "truncate", "upper",
+)  # fmt: skip
+
+_FORBIDDEN = (
+    nodes.Extends, nodes.Block, nodes.Include, nodes.Import, nodes.FromImport,
+    nodes.ScopedEvalContextModifier, nodes.EvalContextModifier,
+)  # fmt: skip
+
+
+class Budget:
+    """What one render may still use: the time until `deadline` (monotonic seconds) and `limit` bytes of output."""
+
+    __slots__ = ("_counted", "_size", "deadline", "limit", "pieces")
+
+    def __init__(self, pieces: Sequence[str | bytes], *, limit: int, seconds: float) -> None:
+        """Watch `pieces`, the list to which the render appends its output."""
+        self.pieces = pieces
+        self.limit = limit
+        self.deadline = time.monotonic() + seconds
+        self._counted = 0
+        self._size = 0
+
+    def check(self) -> None:
+        """Raise RenderError when the time is over or the output has become too large."""
+        if time.monotonic() > self.deadline:
+            raise RenderError("Rendering took too long.", fix="Simplify the loops of the template.")
+        # Each piece is counted once and in bulk, so that the few loops of an ordinary mail count nothing.
+        if len(self.pieces) - self._counted > _COUNTED_AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Raise RenderError when the output has become too large."""
+        total = len(self.pieces)
+        self._size += sum(len(self.pieces[at]) for at in range(self._counted, total))
+        self._counted = total
+        if self._size > self.limit:
+            raise too_large(self.limit)
+
+
+def too_large(limit: int) -> RenderError:
+    """Return the error for output beyond `limit` bytes."""
+    return RenderError(f"The result is larger than {limit // 1024} kB.", fix="Shorten the template or the list of lines.")
+
+
+def _bounded(size: int) -> None:
+    if size > MAX_TEXT_CHARS:
+        raise RenderError(f"A text inside the template becomes longer than {MAX_TEXT_CHARS} characters.")
+
+
+def _limited_concat(pieces: Iterable[str]) -> str:
+    listed = list(pieces)
+    _bounded(sum(map(len, listed)))
+    return "".join(listed)
+
+
+def _range(*bounds: int) -> range:
+    """Count like Python's range, up to MAX_RANGE numbers."""
+    numbers = range(*bounds)
+    if len(numbers) > MAX_RANGE:
+        raise RenderError(f"A range in the template has more than {MAX_RANGE} numbers.")
+    return numbers
+
+
+@pass_context
+def _check(context: Context, value: object) -> object:
+    context.parent[BUDGET].check()
+    return value
+
+
+def _concat(values: Sequence[object]) -> str:
+    _bounded(sum(len(value) for value in values if isinstance(value, str)))
+    return markup_join(values) if any(hasattr(value, "__html__") for value in values) else str_join(values)
+
+
+def _join(values: Iterable[object], separator: object = "") -> str:
+    """Join like the standard filter (without `attribute`), within the limit for a text."""
+    interleaved = [part for value in values for part in (separator, value)]
+    return _concat(interleaved[1:])
+
+
+def _sum(values: Iterable[Any], attribute: str) -> int:
+    """Add one whole-number field of every line: `lines|sum("amount")`."""
+    total = 0
+    for value in values:
+        amount = value[attribute]
+        if type(amount) is not int:
+            raise RenderError("The filter sum expects whole numbers.")
+        total += amount
+    return total
+
+
+class _Guards(NodeTransformer):
+    """Plant the checks, put known values in as constants, and refuse what a template of ours has no use for."""
+
+    def __init__(self, constants: Mapping[str, str | Mapping[str, str]]) -> None:
+        self.constants = constants
+
+    def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
+        if isinstance(node, _FORBIDDEN):
+            raise TemplateSyntaxError(f"'{type(node).__name__.lower()}' cannot be used here", node.lineno)
+        return super().generic_visit(node, *args, **kwargs)
+
+    def _check_first(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        lineno = node.lineno
+        self.generic_visit(node)
+        check = nodes.Filter(nodes.Const(None, lineno=lineno), _CHECK, [], [], None, None, lineno=lineno)
+        node.body.insert(0, nodes.ExprStmt(check, lineno=lineno))
+        return node
+
+    visit_For = visit_Macro = visit_CallBlock = _check_first  # noqa: N815 - names that the visitor looks up
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+        self.generic_visit(node)
+        return nodes.Filter(nodes.List(node.nodes), _CONCAT, [], [], None, None, lineno=node.lineno)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+        value = self.constants.get(node.name)
+        if value is None:
+            return node
+        if node.ctx != "load":
+            raise TemplateSyntaxError(f"'{node.name}' cannot be set", node.lineno)
+        if not isinstance(value, str):
+            raise TemplateSyntaxError(f"'{node.name}' needs a field, such as {node.name}.{next(iter(value))}", node.lineno)
+        return nodes.Const(value, lineno=node.lineno)
+
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+        if isinstance(node.node, nodes.Name) and isinstance(group := self.constants.get(node.node.name), Mapping):
+            if node.attr not in group:
+                raise TemplateSyntaxError(f"'{node.node.name}' has no field '{node.attr}'", node.lineno)
+            return nodes.Const(group[node.attr], lineno=node.lineno)
+        return self.generic_visit(node)
+
+
+class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
+    """Compiles and runs the texts of one template in one language; HTML (names ending in .html) is escaped.
+
+    `constants` are values that are the same for every recipient: they become part of the compiled text, so that a fill neither looks
+    them up nor encodes them again.
+    """
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat: ClassVar[Callable[[Iterable[str]], str]] = staticmethod(_limited_concat)
+
+    def __init__(self, language: str, constants: Mapping[str, str | Mapping[str, str]]) -> None:
+        """Prepare the filters of `language`."""
+        super().__init__(
+            autoescape=lambda name: bool(name and name.endswith(".html")),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            cache_size=0,
+        )
+        self.constants = constants
+        self.globals = {"range": _range}
+        kept = {name: standard.FILTERS[name] for name in _KEPT_FILTERS}
+        self.filters = {
+            **kept, **formats.filters(language), "join": _join, "sum": _sum, _CHECK: _check, _CONCAT: _concat,
+        }  # fmt: skip
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        guarded = _Guards(self.constants).visit(tree)
+        assert isinstance(guarded, nodes.Template)  # noqa: S101 - tells the type checker what the visitor returns
+        return guarded
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        """Allow macros, range and what belongs to a loop; methods of data are never called."""
+        return (
+            isinstance(obj, (Macro, LoopContext))
+            or obj is _range
+            or isinstance(getattr(obj, "__self__", None), LoopContext)
+        )
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Allow the attributes of `loop`; fields of data are items, not attributes."""
+        return isinstance(obj, LoopContext) and super().is_safe_attribute(obj, attr, value)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Read `line.amount` from the dictionary `line`, whatever methods dictionaries have."""
+        if type(obj) is dict:
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute `+`, `*` and `%` of whole numbers, and joins of two texts or lists, within limits."""
+        if isinstance(left, int) and isinstance(right, int) and operator != "**":
+            if left.bit_length() + right.bit_length() <= MAX_INTEGER_BITS:
+                return super().call_binop(context, operator, left, right)
+            raise RenderError("A number in the template becomes too large.")
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            _bounded(len(left) + len(right))
+            return left + right
+        raise RenderError(f"The operator {operator} works on whole numbers only.")
+
+    def compile_part(self, source: str, name: str) -> CompiledTemplate:
+        """Compile one part; raise TemplateError naming `name` and the line."""
+        try:
+            part = CompiledTemplate.from_code(self, self.compile(source, name, name), dict(self.globals))
+        except TemplateSyntaxError as error:
+            raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
+        except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
+            # Hundreds of brackets or twenty loops inside each other are beyond the compiler, and beyond any mail.
+            raise TemplateError(f"{name} is nested too deeply to compile.") from error
+        part.root_render_func.__globals__.update(self.names_in_generated_code())
+        return part
+
+
+def run(part: CompiledTemplate, values: dict[str, Any], *, limit: int, seconds: float) -> list[Any]:
+    """Return the output in pieces: str of a text part, quoted-printable bytes of an HTML part.
+
+    `values` is used as it is, with the budget added. Raises RenderError beyond `limit` or `seconds`, or what the template raises.
+    """
+    pieces: list[Any] = []
+    budget = values[BUDGET] = Budget(pieces, limit=limit, seconds=seconds)
+    # The list grows while the template runs, which is how the budget can watch it.
+    pieces.extend(part.root_render_func(Context(part.environment, values, part.name, part.blocks)))
+    if len(pieces) > _COUNTED_AT_ONCE:
+        budget.count()
+    return pieces
+
+
+def what_failed(error: BaseException, source: str) -> str:
+    """Describe an exception of a render in words that never repeat a recipient's data."""
+    if isinstance(error, RenderError):
+        return error.message
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return "Its macros call each other without end."
+    if type(error).__name__ == "UndefinedError":
+        # The name may have been computed from data (`lines[name]`): repeat it only when the template itself spells it.
+        spelled = set(re.findall(r"\w+", source))
+        names = [name for name in re.findall(r"'(\w+)'", text) if name in spelled]
+        return f"The value '{names[-1]}' is missing." if names else "A value is missing."
+    if type(error).__name__ == "SecurityError":
+        return "It does something that templates may not do."
+    return f"It cannot be computed ({type(error).__name__})."
+
+
