@@ -190,7 +190,8 @@ class Ledger:
                 # Every statement here finds its rows by key. Without statistics (a campaign inserted a second ago) the planner may
                 # prefer to read the whole month instead.
                 options="-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off -c jit=off "
-                "-c plan_cache_mode=force_generic_plan -c timezone=UTC",
+                "-c plan_cache_mode=force_generic_plan "
+                "-c max_parallel_workers_per_gather=0 -c timezone=UTC",
             )
             self._connection = connection
         cursor = await connection.execute(statement, parameters)

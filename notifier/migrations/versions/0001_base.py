@@ -151,8 +151,8 @@ STATEMENTS = (
         PRIMARY KEY (id)) PARTITION BY RANGE (id)""",
     "CREATE INDEX ix_message_batch_id ON message (batch_id, position)",
     "CREATE INDEX ix_message_campaign_id ON message (campaign_id)",
-    """CREATE INDEX ix_message_waiting ON message (due_at)
-       WHERE batch_id IS NULL AND state IN ('queued', 'deferred')""",
+    # The state is in no index and in no index's condition: a settle then changes no index entry (HOT), which halves its cost.
+    "CREATE INDEX ix_message_waiting ON message (due_at) WHERE batch_id IS NULL",
     # A message outside all months (a clock far off) is still kept, never refused.
     "CREATE TABLE message_other PARTITION OF message DEFAULT WITH (fillfactor = 45)",
     """CREATE TABLE message_event (
