@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from notifier.db import born_at
 from notifier.delivery.batches import Ledger, Row, decode_data
 from notifier.domain.calendar import Calendar, Window
 from notifier.domain.links import LinkSigner
@@ -15,6 +16,7 @@ from notifier.errors import RenderError
 from notifier.rendering import catalogue
 from notifier.rendering.blueprint import Blueprint, Letter, Sender, compile_blueprint
 
+NOTICE_LIFETIME = 3 * 86_400.0
 # The address goes into an SMTP command: nothing that ends the command or the path may be in it (RFC 5321 section 4.1.2).
 _SAFE_ADDRESS = re.compile(r"[!-;=?-~]+@[!-;=?A-Z\[\]^-~]+")
 
@@ -37,11 +39,12 @@ class Job:
     data: dict[str, Any]
     mail_domain: str
     signer: LinkSigner
+    _date: tuple[int, datetime] = (0, datetime.min)
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
-    def expired(self, now: float) -> bool:
-        """Say whether the campaign's messages may no longer be sent."""
-        return self.not_after is not None and now > self.not_after
+    def deadline(self, row: Row) -> float:
+        """Return until when the message may be sent: the campaign's end, or three days after a notice was made."""
+        return self.not_after if self.not_after is not None else born_at(row.id).timestamp() + NOTICE_LIFETIME
 
     def next_open(self, now: float) -> float | None:
         """Return when the sending window opens next, or None when it is open."""
@@ -84,8 +87,15 @@ class Job:
             tax_code=row.tax_code or "",
             data=self.merged(decode_data(row.data)),
             unsubscribe_token=self.signer.token(row.address_id, self.topic),
-            date=datetime.fromtimestamp(now, UTC),
+            date=self._second(now),
         )
+
+    def _second(self, now: float) -> datetime:
+        """Return `now` to the second; the same object within one second, so that its header is written once."""
+        second = int(now)
+        if second != self._date[0]:
+            self._date = (second, datetime.fromtimestamp(second, UTC))
+        return self._date[1]
 
     def render(self, row: Row, now: float) -> tuple[bytes, bytes]:
         """Return the SMTP envelope and the text of a message; raise RenderError when they cannot be made."""

@@ -73,7 +73,7 @@ class Sender:
 
     def deliver(self, batch_id: int) -> None:
         """Deliver the batch if it is to be had; return when it is given back. Safe to call twice for one batch, also at once."""
-        self._loop.run_until_complete(self._deliver(batch_id))
+        self._loop.run_until_complete(self._guarded(batch_id))
 
     def close(self) -> None:
         """Say goodbye to the servers and close everything."""
@@ -88,6 +88,14 @@ class Sender:
         await self.throttle.close()
         await self.ledger.close()
 
+    async def _guarded(self, batch_id: int) -> None:
+        try:
+            await self._deliver(batch_id)
+        except psycopg.OperationalError as error:
+            # The database is away: nothing was started that is not covered by a lease, and the sweep wakes the batch again.
+            log.warning("database_away", batch=batch_id, error=type(error).__name__)
+            await self.ledger.close()
+
     async def _deliver(self, batch_id: int) -> None:
         if self.stopping():
             return
@@ -100,7 +108,7 @@ class Sender:
             due = job.next_open(time.time())
             if due is None and (held := await self.throttle.held(route.name)):
                 due = time.time() + held
-            if due is not None and not job.expired(time.time()):
+            if due is not None and (job.not_after is None or time.time() < job.not_after):
                 await self.ledger.release(lease, due=due)
                 return
             loaded_at = datetime.now(UTC)
@@ -203,7 +211,7 @@ class _Run:
     def _prepare(self, row: Row) -> Outgoing | None:
         """Render a message; None when it is not to be sent, its outcome is then noted."""
         now = time.time()
-        if self.job.expired(now):
+        if now > self.job.deadline(row):
             self._note(row, "expired", "", now, tried=False)
             return None
         reason = row.suppressed or ("unsubscribed" if row.address_id in self.suppressed else None)
@@ -268,7 +276,7 @@ class _Run:
         if doubt and (self.job.hold or row.doubts + 1 >= MAX_DOUBTS):
             self._note(row, "in_doubt", verdict.detail, now, **common)  # type: ignore[arg-type]
             return
-        due = next_due(row.attempts + 1, now, minutes=self.sender.retry_minutes, expires_at=self.job.not_after)
+        due = next_due(row.attempts + 1, now, minutes=self.sender.retry_minutes, expires_at=self.job.deadline(row))
         state = "expired" if due is None else "deferred"
         self._note(row, state, verdict.detail, now, due=due, **common)  # type: ignore[arg-type]
 

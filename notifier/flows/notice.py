@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from notifier.services import Services
 
 LANE = "notice"
-EXPIRES_AFTER = timedelta(days=3)
 
 
 def stream(

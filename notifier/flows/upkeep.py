@@ -83,11 +83,13 @@ def wake_lane(services: Services, lane: str) -> int:
 
 
 def gather(services: Services, lane: str) -> list[int]:
-    """Put single messages that wait in `lane` and are due into batches; return the batches."""
+    """Put single messages that wait in `lane` and are due into batches; return the batches. More that wait are woken for."""
     with services.session() as session:
-        return batches.gather(
-            session.connection(), lane, route_of=services.routes.of_domain, now=services.clock()
-        )
+        made = batches.gather(session.connection(), lane, route_of=services.routes.of_domain, now=services.clock())
+        more = bool(made) and batches.anything_waits(session.connection(), lane)
+    if more:
+        services.queues.wake_gather(lane)
+    return made
 
 
 def daily(services: Services) -> None:

@@ -1,0 +1,84 @@
+"""The one file of verbs for `suppression`, and for single addresses: who must not be written to, about what, and why.
+
+A row is lifted, never deleted: it is the log that the law wants kept. The topic `*` stands for every topic.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from notifier.errors import NotifierError
+
+EVERY_TOPIC = "*"
+
+
+class AddressError(NotifierError, ValueError):
+    """An e-mail address cannot be written to."""
+
+    code = "address"
+
+
+def suppress(session: Session, address_id: int, topic: str, *, reason: str, source: str, now: datetime) -> bool:
+    """Stop writing to an address about `topic`; say whether that is new. `reason`: unsubscribed, hard_bounce, complaint or manual."""
+    row = session.execute(
+        text("""INSERT INTO suppression (address_id, topic, reason, source, created_at)
+                VALUES (:address_id, :topic, :reason, :source, :now)
+                ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING RETURNING id"""),
+        {"address_id": address_id, "topic": topic, "reason": reason, "source": source, "now": now},
+    )
+    return row.first() is not None
+
+
+def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetime) -> bool:
+    """Write to an address about `topic` again; say whether it had been suppressed."""
+    row = session.execute(
+        text("""UPDATE suppression SET lifted_at = :now, lifted_by = :by
+                 WHERE address_id = :address_id AND topic = :topic AND lifted_at IS NULL RETURNING id"""),
+        {"address_id": address_id, "topic": topic, "by": by, "now": now},
+    )
+    return row.first() is not None
+
+
+def active(session: Session, address_id: int) -> dict[str, str]:
+    """Return the topics that an address is not written to about, each with its reason."""
+    rows = session.execute(
+        text("SELECT topic, reason FROM suppression WHERE address_id = :address_id AND lifted_at IS NULL"),
+        {"address_id": address_id},
+    )
+    return {topic: reason for topic, reason in rows}
+
+
+def active_reasons(session: Session, topic: str) -> dict[int, str]:
+    """Return all addresses that are not written to about `topic`, each with the reason."""
+    rows = session.execute(
+        text("SELECT address_id, reason FROM suppression WHERE topic IN (:topic, '*') AND lifted_at IS NULL"), {"topic": topic}
+    )
+    return {address_id: reason for address_id, reason in rows}
+
+
+def address_id(session: Session, email: str) -> int:
+    """Return the number of an address, which is added when it is new; raise AddressError when it cannot be written to.
+
+    Upper and lower case are the same address, as every large provider has it; the first spelling is kept.
+    """
+    try:
+        checked = validate_email(email.strip(), check_deliverability=False, allow_smtputf8=False, test_environment=True)
+    except EmailNotValidError as error:
+        raise AddressError(f"The address is not valid: {error}", fix="Correct it.") from None
+    spelled = checked.ascii_email or checked.normalized
+    row = session.execute(
+        text("""INSERT INTO address (email) VALUES (:email)
+                ON CONFLICT (lower(email)) DO UPDATE SET email = address.email RETURNING id"""),
+        {"email": spelled},
+    )
+    return int(row.scalar_one())
+
+
+def address_of(session: Session, number: int) -> str | None:
+    """Return the address with that number, or None."""
+    email: str | None = session.scalar(text("SELECT email FROM address WHERE id = :number"), {"number": number})
+    return email
