@@ -15,11 +15,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from jinja2.environment import Template as CompiledTemplate
-
 from notifier.errors import RenderError, TemplateError
 from notifier.rendering import mime, sandbox
-from notifier.rendering.catalogue import LINE_KEY, Template, TopicInfo
+from notifier.rendering.catalogue import LINE_KEY, PARTS, Template, TopicInfo
 from notifier.rendering.formats import LOCAL_ZONE
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{1,500}")
@@ -137,10 +135,10 @@ class Blueprint:
             "verify_url": f"{sender.public_url}/kiem-tra",
         }
         environment = sandbox.Sandbox(language, constants)
-        self._subject, self._text, self._html = (
-            environment.compile_part(template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}")
-            for part in ("subject.txt", "body.txt", "body.html")
-        )
+        self._parts = {
+            part: environment.compile_part(template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}")
+            for part in PARTS
+        }
         self._empty: dict[str, Any] = {each.name: None for each in template.fields}
         self._empty_line: dict[str, Any] = {each.name: None for each in template.lines}
         self._unsubscribe_url = f"{sender.public_url}/u/"
@@ -162,18 +160,15 @@ class Blueprint:
             b"Precedence: bulk\r\n" if bulk else b"",
             b"X-Auto-Response-Suppress: OOF, AutoReply, RN, NRN\r\n",
             f"Content-Language: {self.language}\r\n".encode(),
-            b"MIME-Version: 1.0\r\n",
-            b'Content-Type: multipart/alternative;\r\n boundary="' + boundary + b'"\r\n',
             b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
+            b"MIME-Version: 1.0\r\n",
+            b'Content-Type: multipart/alternative;\r\n boundary="' + boundary + b'"\r\n\r\n',
+            b"--" + boundary + b'\r\nContent-Type: text/plain; charset="utf-8"\r\n',
+            b"Content-Transfer-Encoding: base64\r\n\r\n",
         ]
         self._static_headers = b"".join(static)
         self._domain = mail_domain.encode()
-        self._unsubscribe_start = b"List-Unsubscribe: <" + self._unsubscribe_url.encode()
-        self._unsubscribe_middle = b">,\r\n <mailto:unsubscribe@" + self._domain + b"?subject="
-        self._before_text = (
-            b">\r\n\r\n--" + boundary + b'\r\nContent-Type: text/plain; charset="utf-8"\r\n'
-            b"Content-Transfer-Encoding: base64\r\n\r\n"
-        )
+        self._unsubscribe_start = self._unsubscribe_url.encode()
         self._before_html = (
             b"\r\n--" + boundary + b'\r\nContent-Type: text/html; charset="utf-8"\r\n'
             b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
@@ -185,35 +180,23 @@ class Blueprint:
 
         Raises RenderError naming the template and what failed, never the recipient's data.
         """
-        part = "subject.txt"
-        try:
-            values = self._values(letter)
-            subject = mime.subject("".join(self._run(self._subject, values)))
-            part = "headers"
-            headers, links = self._headers(letter), self._links(letter)
-            part = "body.txt"
-            text = mime.base64_body("".join(self._run(self._text, values)))
-            part = "body.html"
-            html = self._run(self._html, values)
-        except Exception as error:
-            raise self._failure(part, error) from None
-        raw = b"".join((headers, subject, self._static_headers, links, text, self._before_html, *html, self._end))
+        values = self._values(letter)
+        headers = self._headers(letter)
+        subject = mime.subject("".join(self._run("subject.txt", values)))
+        text = mime.base64_body("".join(self._run("body.txt", values)))
+        html = self._run("body.html", values)
+        raw = b"".join((*headers, subject, self._static_headers, text, self._before_html, *html, self._end))
         if len(raw) > self._max_bytes:
-            raise self._failure(part, sandbox.too_large(self._max_bytes))
+            raise self._failure("whole mail", sandbox.too_large(self._max_bytes))
         return raw
 
     def texts(self, letter: Letter) -> tuple[str, str, str]:
         """Return subject, text and HTML as they read; raises what `fill` raises."""
-        part = ""
-        try:
-            values = self._values(letter)
-            texts = []
-            for part, compiled in (("subject.txt", self._subject), ("body.txt", self._text), ("body.html", self._html)):
-                texts.append(self._run(compiled, values))
-        except Exception as error:
-            raise self._failure(part, error) from None
-        subject = mime.header_text("".join(texts[0]), mime.MAX_SUBJECT_CHARS)
-        return subject, mime.sane("".join(texts[1])), a2b_qp(b"".join(texts[2])).decode().replace("\r\n", "\n")
+        values = self._values(letter)
+        subject = "".join(self._run("subject.txt", values))
+        text = "".join(self._run("body.txt", values))
+        html = a2b_qp(b"".join(self._run("body.html", values))).decode()
+        return mime.header_text(subject, mime.MAX_SUBJECT_CHARS), mime.body_text(text), mime.body_text(html)
 
     def preview(self, letter: Letter) -> Preview:
         """Return the mail with its subject and texts as they read; raises what `fill` raises."""
@@ -223,36 +206,46 @@ class Blueprint:
     def _values(self, letter: Letter) -> dict[str, Any]:
         """Return the names that the template sees: its fields (None when absent), then what no field may replace."""
         data = letter.data
-        values = {
+        empty = self._empty_line
+        try:
+            lines = [{**empty, **line} for line in data.get(LINE_KEY) or ()]
+        except TypeError:
+            raise self._failure("data", RenderError("The lines are not a list of objects.")) from None
+        return {
             **self._empty,
             **data,
             "name": letter.to_name,
             "tax_code": letter.tax_code,
             "unsubscribe_url": self._unsubscribe_url + letter.unsubscribe_token,
+            LINE_KEY: lines,
         }
-        empty = self._empty_line
-        values[LINE_KEY] = [{**empty, **line} for line in data.get(LINE_KEY) or ()]
-        return values
 
-    def _headers(self, letter: Letter) -> bytes:
-        """Return the headers that differ, except Subject and List-Unsubscribe."""
-        last_date, date_header = self._last_date
-        # The letters of a batch share one date object, so it is written out once.
-        if letter.date is not last_date:
-            date_header = _date_header(letter.date)
-            self._last_date = (letter.date, date_header)
-        to = mime.mailbox("To", letter.to_name, letter.to_address)
-        return b"%b%bMessage-ID: <%b@%b>\r\n" % (to, date_header, str(letter.message_id).encode(), self._domain)
-
-    def _links(self, letter: Letter) -> bytes:
-        """Return List-Unsubscribe (RFC 2369, RFC 8058) and what stands between it and the text."""
+    def _headers(self, letter: Letter) -> tuple[bytes, ...]:
+        """Return the headers that differ, except Subject: List-Unsubscribe as in RFC 2369 and RFC 8058."""
+        try:
+            last_date, date_header = self._last_date
+            # The letters of a batch share one date object, so it is written out once.
+            if letter.date is not last_date:
+                date_header = _date_header(letter.date)
+                self._last_date = (letter.date, date_header)
+            to = mime.mailbox("To", letter.to_name, letter.to_address)
+        except RenderError as error:
+            raise self._failure("headers", error) from None
         if not _TOKEN.fullmatch(letter.unsubscribe_token):
-            raise RenderError("The unsubscribe token has characters that do not belong in an address.")
+            raise self._failure("headers", RenderError("The unsubscribe token does not belong in an address."))
         token = letter.unsubscribe_token.encode()
-        return b"".join((self._unsubscribe_start, token, self._unsubscribe_middle, token, self._before_text))
+        return (
+            b"%b%bMessage-ID: <%b@%b>\r\n" % (to, date_header, str(letter.message_id).encode(), self._domain),
+            b"List-Unsubscribe: <%b%b>,\r\n" % (self._unsubscribe_start, token),
+            b" <mailto:unsubscribe@%b?subject=%b>\r\n" % (self._domain, token),
+        )
 
-    def _run(self, part: CompiledTemplate, values: dict[str, Any]) -> list[Any]:
-        return sandbox.run(part, values, limit=self._max_bytes, seconds=self._max_seconds)
+    def _run(self, part: str, values: dict[str, Any]) -> list[Any]:
+        """Return the pieces of one part: strings of a text, quoted-printable bytes of HTML."""
+        try:
+            return sandbox.run(self._parts[part], values, limit=self._max_bytes, seconds=self._max_seconds)
+        except Exception as error:  # noqa: BLE001 - a template may raise anything; the error must not repeat data
+            raise self._failure(part, error) from None
 
     def _failure(self, part: str, error: Exception) -> RenderError:
         source = self.template.sources.get(f"{self.language}/{part}", "")

@@ -265,7 +265,7 @@ class _Reader:
             raise TemplateError(f"{shown} is nested too deeply to compile.") from None
         if unknown:
             raise TemplateError(
-                f"{shown} uses '{sorted(unknown)[0]}', which is no field of the template.", fix="Add it to template.toml."
+                f"{shown} uses '{min(unknown)}', which is no field of the template.", fix="Add it to template.toml."
             )
         return inline_styles(source, shown) if part.endswith(".html") else source
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, nodes, pass_context
 from jinja2 import filters as standard
@@ -88,12 +88,6 @@ def too_large(limit: int) -> RenderError:
 def _bounded(size: int) -> None:
     if size > MAX_TEXT_CHARS:
         raise RenderError(f"A text inside the template becomes longer than {MAX_TEXT_CHARS} characters.")
-
-
-def _limited_concat(pieces: Iterable[str]) -> str:
-    listed = list(pieces)
-    _bounded(sum(map(len, listed)))
-    return "".join(listed)
 
 
 def _range(*bounds: int) -> range:
@@ -182,7 +176,6 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    concat: ClassVar[Callable[[Iterable[str]], str]] = staticmethod(_limited_concat)
 
     def __init__(self, language: str, constants: Mapping[str, str | Mapping[str, str]]) -> None:
         """Prepare the filters of `language`."""
@@ -203,9 +196,13 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        guarded = _Guards(self.constants).visit(tree)
-        assert isinstance(guarded, nodes.Template)  # noqa: S101 - tells the type checker what the visitor returns
-        return guarded
+        return cast("nodes.Template", _Guards(self.constants).visit(tree))
+
+    def concat(self, pieces: Iterable[str]) -> str:
+        """Join what a macro or a `{% set %}` block has collected, within the limit for a text."""
+        listed = list(pieces)
+        _bounded(sum(map(len, listed)))
+        return "".join(listed)
 
     def is_safe_callable(self, obj: Any) -> bool:
         """Allow macros, range and what belongs to a loop; methods of data are never called."""
