@@ -29,7 +29,7 @@ _OWN_LINE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _MARK = re.compile("\ue000(\\d+)\ue001")
-_SKELETON = re.compile("</?[a-zA-Z][a-zA-Z0-9]*|\ue000\\d+\ue001")
+_SKELETON = re.compile(r"<!.*?>|(?P<element></?[a-zA-Z][a-zA-Z0-9]*)[^>]*>|(?P<text>[^<\s][^<]*)", re.DOTALL)
 _STYLE_ELEMENT = re.compile(r"<style\b.*?</style>", re.DOTALL)
 
 Read = Callable[[str], str]
@@ -139,7 +139,7 @@ def inline_styles(source: str, name: str) -> str:
         if written != parsed:
             raise TemplateError(
                 f"{name} is not well-formed HTML: a parser finds {_shown(parsed, tags)} where {_shown(written, tags)} is written.",
-                fix="Close every element in the branch that opens it, and write <thead> and <tbody> in tables.",
+                fix="Extend the layout, close every element in the branch that opens it, and write <thead> and <tbody> in tables.",
             )
     inlined = inlined.replace("<!--\ue000", "\ue000").replace("\ue001-->", "\ue001")
     inlined = _STYLE_ELEMENT.sub(lambda style: _compact_rules(style[0]), inlined)
@@ -153,8 +153,16 @@ def _compact_rules(css: str) -> str:
 
 
 def _skeleton(html: str) -> list[str]:
-    """Return element names and marks in their order, without style elements, which the inliner rewrites."""
-    return _SKELETON.findall(_STYLE_ELEMENT.sub("", html))
+    """Return elements, marks and the places of text in their order, without style elements, which the inliner rewrites."""
+    steps: list[str] = []
+    for step in _SKELETON.finditer(_STYLE_ELEMENT.sub("", html)):
+        if step["element"]:
+            steps.append(step["element"])
+        elif step["text"]:
+            steps.append("text")
+        # The inliner may write attributes in another order, which changes nothing.
+        steps += sorted(mark[0] for mark in _MARK.finditer(step[0]))
+    return steps
 
 
 def _shown(step: str, tags: list[str]) -> str:

@@ -136,8 +136,7 @@ class Blueprint:
         }
         environment = sandbox.Sandbox(language, constants)
         self._parts = {
-            part: environment.compile_part(template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}")
-            for part in PARTS
+            part: environment.compile_part(template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}") for part in PARTS
         }
         self._empty: dict[str, Any] = {each.name: None for each in template.fields}
         self._empty_line: dict[str, Any] = {each.name: None for each in template.lines}
@@ -170,8 +169,7 @@ class Blueprint:
         self._domain = mail_domain.encode()
         self._unsubscribe_start = self._unsubscribe_url.encode()
         self._before_html = (
-            b"\r\n--" + boundary + b'\r\nContent-Type: text/html; charset="utf-8"\r\n'
-            b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+            b"\r\n--" + boundary + b'\r\nContent-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
         )
         self._end = b"\r\n--" + boundary + b"--\r\n"
 

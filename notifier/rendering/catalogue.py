@@ -147,6 +147,7 @@ def load_template(root: Path, name: str) -> Template:
         raise TemplateError(f"There is no template '{name}'.", fix=f"Templates are folders in {root.name}/ with a template.toml.")
     reader = _Reader(root, name)
     about = _Description(f"{name}/template.toml", reader.toml("template.toml"))
+    about.refuse_unknown(about.values, {"topic", "title", "languages", "fields", "lines", "control_total"}, "")
     languages = about.languages()
     fields, lines = about.fields("fields"), about.fields("lines")
     template = {
@@ -158,12 +159,9 @@ def load_template(root: Path, name: str) -> Template:
         "lines": [_field_json(each) for each in lines],
         "control_total": about.control_total(fields),
         "example": reader.example(fields, lines),
-        "sources": {
-            f"{language}/{part}": reader.source(language, part, fields) for language in languages for part in PARTS
-        },
+        "sources": {f"{language}/{part}": reader.source(language, part, fields) for language in languages for part in PARTS},
         "files": dict(sorted(reader.used.items())),
     }
-    about.refuse_unknown(about.values, {"topic", "title", "languages", "fields", "lines", "control_total"}, "")
     return from_json({**template, "version": _hash(template)})
 
 
@@ -183,9 +181,7 @@ def from_json(values: Mapping[str, Any]) -> Template:
     """Return the template that `to_json` froze; raise TemplateError when its content is not what its version says."""
     content = {key: value for key, value in values.items() if key != "version"}
     if _hash(content) != values.get("version"):
-        raise TemplateError(
-            f"The frozen template '{values.get('name')}' was changed after it was frozen.", fix="Restore it from a backup."
-        )
+        raise TemplateError(f"The frozen template '{values.get('name')}' was changed after it was frozen.", fix="Restore it from a backup.")
     return Template(
         **{
             **values,
@@ -221,7 +217,7 @@ class _Reader:
         return path if path.startswith("_base/") else f"{self.name}/{path}"
 
     def text(self, path: str) -> str:
-        """Return a file of the template's own folder or of `_base/`, as NFC with "\\n" line ends."""
+        """Return a file of the template's own folder or of `_base/`, as NFC with LF line ends."""
         shown = self.shown(path)
         place = self.root / shown
         # An included path is part of an untrusted text: it must not climb out of the two folders.
@@ -264,9 +260,7 @@ class _Reader:
         except RecursionError:
             raise TemplateError(f"{shown} is nested too deeply to compile.") from None
         if unknown:
-            raise TemplateError(
-                f"{shown} uses '{min(unknown)}', which is no field of the template.", fix="Add it to template.toml."
-            )
+            raise TemplateError(f"{shown} uses '{min(unknown)}', which is no field of the template.", fix="Add it to template.toml.")
         return inline_styles(source, shown) if part.endswith(".html") else source
 
     def example(self, fields: tuple[Field, ...], lines: tuple[Field, ...]) -> dict[str, Any]:
@@ -329,9 +323,7 @@ class _Description:
 
     def refuse_unknown(self, table: Mapping[str, Any], known: set[str], place: str) -> None:
         if unknown := sorted(table.keys() - known):
-            raise TemplateError(
-                f"{self.shown}: '{place}{unknown[0]}' is not known.", fix=f"Known are: {', '.join(sorted(known))}."
-            )
+            raise TemplateError(f"{self.shown}: '{place}{unknown[0]}' is not known.", fix=f"Known are: {', '.join(sorted(known))}.")
 
     def text(self, key: str, pattern: re.Pattern[str]) -> str:
         value = self.values.get(key)

@@ -151,6 +151,8 @@ class _Guards(NodeTransformer):
         return nodes.Filter(nodes.List(node.nodes), _CONCAT, [], [], None, None, lineno=node.lineno)
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+        if node.name == "self":
+            raise TemplateSyntaxError("'self' cannot be used here", node.lineno)
         value = self.constants.get(node.name)
         if value is None:
             return node
@@ -188,7 +190,7 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.constants = constants
-        self.globals = {"range": _range}
+        self.globals = {}
         kept = {name: standard.FILTERS[name] for name in _KEPT_FILTERS}
         self.filters = {
             **kept, **formats.filters(language), "join": _join, "sum": _sum, _CHECK: _check, _CONCAT: _concat,
@@ -206,11 +208,7 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
 
     def is_safe_callable(self, obj: Any) -> bool:
         """Allow macros, range and what belongs to a loop; methods of data are never called."""
-        return (
-            isinstance(obj, (Macro, LoopContext))
-            or obj is _range
-            or isinstance(getattr(obj, "__self__", None), LoopContext)
-        )
+        return isinstance(obj, (Macro, LoopContext)) or obj is _range or isinstance(getattr(obj, "__self__", None), LoopContext)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow the attributes of `loop`; fields of data are items, not attributes."""
@@ -239,7 +237,7 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
     def compile_part(self, source: str, name: str) -> CompiledTemplate:
         """Compile one part; raise TemplateError naming `name` and the line."""
         try:
-            part = CompiledTemplate.from_code(self, self.compile(source, name, name), dict(self.globals))
+            part = CompiledTemplate.from_code(self, self.compile(source, name, name), {})
         except TemplateSyntaxError as error:
             raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
@@ -255,6 +253,7 @@ def run(part: CompiledTemplate, values: dict[str, Any], *, limit: int, seconds: 
     `values` is used as it is, with the budget added. Raises RenderError beyond `limit` or `seconds`, or what the template raises.
     """
     pieces: list[Any] = []
+    values["range"] = _range
     budget = values[BUDGET] = Budget(pieces, limit=limit, seconds=seconds)
     # The list grows while the template runs, which is how the budget can watch it.
     pieces.extend(part.root_render_func(Context(part.environment, values, part.name, part.blocks)))
@@ -278,5 +277,3 @@ def what_failed(error: BaseException, source: str) -> str:
     if type(error).__name__ == "SecurityError":
         return "It does something that templates may not do."
     return f"It cannot be computed ({type(error).__name__})."
-
-
