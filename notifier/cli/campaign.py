@@ -22,7 +22,7 @@ from notifier.domain.definitions import Definition, load_definition
 from notifier.errors import CampaignError
 from notifier.flows import campaign as story
 from notifier.flows import proof, report
-from notifier.flows.audience import write_rejected
+from notifier.flows.audience import first_problems, write_rejected
 from notifier.services import Services
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, launch and watch campaigns.")
@@ -118,7 +118,7 @@ def _show_check(services: Services, definition: Definition, result: proof.Check)
         console.print(f"Columns not used: {', '.join(listed.unused_columns)}")
     for row, problem in result.unrenderable:
         console.print(f"Row {row}: {problem}")
-    for line in proof.first_rejections(services, listed.id):
+    for line in first_problems(services, listed.id):
         console.print(line)
 
 

@@ -1,0 +1,62 @@
+"""The rows that were not accepted as they are, for download: in the original order, with the original cells and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import xlsxwriter
+from defusedcsv import csv
+from sqlalchemy import Connection, text
+
+from notifier.errors import TableError
+
+_MOST_SHEET_ROWS = 1_048_575
+_KINDS = {"rejected": "Không nhận / Rejected", "warning": "Lưu ý / Warning", "merged": "Gộp / Merged"}
+_ADDED = ("Dòng / Row", "Kết quả / Result", "Cột / Column", "Giá trị / Value", "Việc cần làm", "What to do")
+
+
+def write_problems(connection: Connection, audience_id: int, out: Path) -> int:
+    """Write the problems of an audience to `out` (.xlsx or .csv) and return how many; raise TableError for another ending."""
+    header = connection.scalar(text("SELECT header FROM audience WHERE id = :id"), {"id": audience_id}) or []
+    rows = connection.execution_options(stream_results=True, yield_per=2_000).execute(
+        text("""SELECT row_no, kind, column_name, value, problem_vi, problem_en, cells FROM audience_reject
+                 WHERE audience_id = :id ORDER BY row_no, kind"""),
+        {"id": audience_id},
+    )
+    table = ([row[0], _KINDS[row[1]], *row[2:6], *row[6]] for row in rows)
+    headings = [*_ADDED, *header]
+    if out.suffix.lower() == ".csv":
+        return _write_csv(out, headings, table)
+    if out.suffix.lower() == ".xlsx":
+        return _write_xlsx(out, headings, table)
+    raise TableError(f"{out.name} is neither a .csv nor an .xlsx file.", fix="Let its name end in one of them.")
+
+
+def _write_csv(out: Path, headings: list[str], table: Iterator[list[object]]) -> int:
+    written = 0
+    with out.open("w", encoding="utf-8-sig", newline="") as file:
+        # Cells that a spreadsheet program would run as formulas are disarmed.
+        writer = csv.writer(file)
+        writer.writerow(headings)
+        for row in table:
+            writer.writerow(row)
+            written += 1
+    return written
+
+
+def _write_xlsx(out: Path, headings: list[str], table: Iterator[list[object]]) -> int:
+    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+    with xlsxwriter.Workbook(str(out), options) as book:
+        sheet = book.add_worksheet("Rows")
+        sheet.freeze_panes(1, 1)
+        sheet.set_column(0, 0, 8)
+        sheet.set_column(1, len(headings), 24)
+        sheet.write_row(0, 0, headings, book.add_format({"bold": True}))
+        written = 0
+        for row in table:
+            if written == _MOST_SHEET_ROWS:
+                raise TableError("There are more rows than a spreadsheet holds.", fix="Write a .csv file instead.")
+            written += 1
+            sheet.write_row(written, 0, row)
+    return written
