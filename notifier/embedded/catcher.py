@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,7 +41,8 @@ class Script:
     """How the server misbehaves. A `*_reply` such as "421 4.7.0 later" is given instead of the good one.
 
     `at_dot` is what happens after the final dot: "" (accept), "drop" (close without a word, mail not kept), "keep-drop" (mail kept, then
-    close without a word), "hang", or a reply. `share` is the part of messages (0 to 1) that it strikes, `first` how many at most (0: all).
+    close without a word), "hang", or a reply. It strikes every `every`-th message, of those the part `share` (0 to 1), and of those the
+    `first` so many (0: all).
     """
 
     greeting: str = ""
@@ -52,6 +54,7 @@ class Script:
     close_at: str = ""  # "greeting", "ehlo", "mail", "rcpt", "data"
     close_after: int = 0  # close politely after so many messages of a connection
     share: float = 1.0
+    every: int = 1
     first: int = 0
     delay_ms: float = 0.0
     pipelining: bool = True
@@ -66,6 +69,7 @@ class State:
     script: Script = field(default_factory=Script)
     received: int = 0
     ids: Counter[bytes] = field(default_factory=Counter)
+    begun: int = 0
     struck: int = 0
     connections: int = 0
     commands: int = 0
@@ -75,6 +79,9 @@ class State:
     def strikes(self) -> bool:
         """Decide whether the script strikes this message."""
         script = self.script
+        self.begun += 1
+        if self.begun % script.every:
+            return False
         if script.first and self.struck >= script.first:
             return False
         if script.share < 1.0 and self.random.random() >= script.share:
@@ -126,6 +133,8 @@ class Session(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.write((script.greeting or "220 catcher.test ESMTP").encode() + b"\r\n")
+            if script.greeting.startswith("421"):
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
@@ -280,6 +289,7 @@ class Session(asyncio.Protocol):
         if self.writer is not None:
             if b"\r\n.." in content:
                 content = content.replace(b"\r\n..", b"\r\n.")
+            content = content.removeprefix(b".")
             self.writer.add(self.mail_from.decode("ascii", "replace"), self.rcpt_to.decode("ascii", "replace"), content)
 
 
@@ -304,7 +314,8 @@ class Control(asyncio.Protocol):
             request = json.loads(line)
             if "script" in request:
                 self.state.script = Script(**request["script"])
-                self.state.struck = 0
+                self.state.begun = self.state.struck = 0
+                self.state.deferred.clear()
             if request.get("reset"):
                 self.state.received = 0
                 self.state.ids.clear()
@@ -313,7 +324,7 @@ class Control(asyncio.Protocol):
                 self.transport.write(json.dumps(answer).encode() + b"\n")
 
 
-async def serve(port: int, folder: Path | None, control_port: int, script: Script) -> None:
+async def serve(host: str, port: int, folder: Path | None, control_port: int, script: Script) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     state = State(script)
@@ -321,7 +332,7 @@ async def serve(port: int, folder: Path | None, control_port: int, script: Scrip
     done = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, done.set)
-    servers = [await loop.create_server(lambda: Session(state, writer), LOOPBACK, port, backlog=1024)]
+    servers = [await loop.create_server(lambda: Session(state, writer), host, port, backlog=1024)]
     if control_port:
         servers.append(await loop.create_server(lambda: Control(state), LOOPBACK, control_port))
     while not done.is_set():
@@ -346,6 +357,7 @@ class Catcher:
         self._state = state
         self._script = script or Script()
         self._process: subprocess.Popen[bytes] | None = None
+        self._own_state: Path | None = None
         self.port = 0
         self._control = 0
 
@@ -361,8 +373,9 @@ class Catcher:
 
     def start(self) -> Self:
         """Start the process and wait for it; raise UnavailableError."""
-
-        state = self._state or Path(tempfile.mkdtemp(prefix="notifier-catcher-"))
+        state = self._state
+        if state is None:
+            state = self._own_state = Path(tempfile.mkdtemp(prefix="notifier-catcher-"))
         state.mkdir(parents=True, exist_ok=True)
         self.port = kept_port(state / "port")
         self._control = kept_port(state / "control")
@@ -380,7 +393,6 @@ class Catcher:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request to the control port and return the answer: {received, distinct, duplicates, connections[, message_ids]}."""
-
         with socket.create_connection((LOOPBACK, self._control), timeout=10) as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
@@ -396,6 +408,9 @@ class Catcher:
         if self._process is not None:
             stop(self._process)
             self._process = None
+        if self._own_state is not None:
+            shutil.rmtree(self._own_state, ignore_errors=True)
+            self._own_state = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -410,11 +425,12 @@ def main() -> None:
     """Run as a program."""
     parser = argparse.ArgumentParser(prog="notifier catcher", description="Keep mail instead of delivering it.")
     parser.add_argument("--port", type=int, default=2525)
+    parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--folder", type=Path, help="where to keep mail (default: only count it)")
     parser.add_argument("--control", type=int, default=0)
     parser.add_argument("--script", default="{}")
     arguments = parser.parse_args()
-    uvloop.run(serve(arguments.port, arguments.folder, arguments.control, Script(**json.loads(arguments.script))))
+    uvloop.run(serve(arguments.host, arguments.port, arguments.folder, arguments.control, Script(**json.loads(arguments.script))))
 
 
 if __name__ == "__main__":

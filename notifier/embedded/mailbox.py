@@ -67,13 +67,20 @@ class MailboxWriter:
         for last in Mailbox(folder).entries():
             pass
         self._number = last.number if last else 0
-        self._segment = last.segment + 1 if last else 1
-        self._offset = 0
-        self._file: IO[bytes] = self._open()
-        self._index = (folder / _INDEX).open("a", encoding="utf-8")
+        self._segment = last.segment if last else 1
+        self._file = self._open()
+        self._offset = self._file.tell()
+        self._index = self._open_index()
+        if self._index.tell():
+            # A writer that was killed may have left half a line.
+            self._index.write("\n")
 
     def _open(self) -> IO[bytes]:
-        return (self._folder / f"{self._segment:06}.mail").open("wb")
+        return (self._folder / f"{self._segment:06}.mail").open("ab")
+
+    def _open_index(self) -> IO[str]:
+        # So large a buffer is emptied by `flush` alone: no line is read before the mail that it names.
+        return (self._folder / _INDEX).open("a", encoding="utf-8", buffering=8 * 1024 * 1024)
 
     def add(self, mail_from: str, rcpt_to: str, content: bytes) -> None:
         """Keep a mail."""
@@ -107,7 +114,7 @@ class MailboxWriter:
             part = self._folder / (_INDEX + ".part")
             part.write_text("".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in kept), encoding="utf-8")
             part.replace(self._folder / _INDEX)
-            self._index = (self._folder / _INDEX).open("a", encoding="utf-8")
+            self._index = self._open_index()
             for path in stale:
                 path.unlink(missing_ok=True)
 
@@ -130,7 +137,7 @@ class Mailbox:
         try:
             with (self._folder / _INDEX).open(encoding="utf-8") as file:
                 for line in file:
-                    if line.endswith("\n"):
+                    if line.startswith("{") and line.endswith("}\n"):
                         yield Entry(**json.loads(line))
         except FileNotFoundError:
             return
@@ -157,4 +164,4 @@ class Mailbox:
 
     def parsed(self, entry: Entry) -> EmailMessage:
         """Return a mail as Python's email package reads it."""
-        return BytesParser(EmailMessage, policy=policy.default).parsebytes(self.raw(entry))  # type: ignore[arg-type]
+        return BytesParser(EmailMessage, policy=policy.default).parsebytes(self.raw(entry))
