@@ -5,15 +5,20 @@ Nothing else in the package reads `os.environ`, so a test or a second instance o
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import psutil
 
 from notifier.errors import SettingsError
 
 MIN_SECRET_CHARS = 32
+# In the folder NOTIFIER_VAR: how to reach the instance that `notifier up` runs there.
+INSTANCE_FILE = "instance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,17 @@ class SmtpServer:
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
         )
+
+
+def _running_instance(var: Path) -> dict[str, str]:
+    """Return the addresses of the instance that runs in `var`; nothing when its note is a leftover of one that was killed."""
+    try:
+        note = json.loads((var / INSTANCE_FILE).read_text())
+        if psutil.Process(note["pid"]).create_time() == note["started"]:
+            return {key: value for key, value in note.items() if isinstance(value, str)}
+    except (OSError, ValueError, KeyError, psutil.Error):
+        pass
+    return {}
 
 
 @dataclass(frozen=True)
@@ -93,16 +109,18 @@ class Settings:
             return value
 
         root = cls._project_root()
-        secret = text("SECRET_KEY", None)
+        var = Path(text("VAR", "var") or "var").absolute()
+        running = _running_instance(var)
+        secret = text("SECRET_KEY", running.get("secret_key"))
         if secret is not None and len(secret) < MIN_SECRET_CHARS:
             raise SettingsError(
                 f"NOTIFIER_SECRET_KEY is shorter than {MIN_SECRET_CHARS} characters.",
                 fix="Use for example the output of: openssl rand -hex 32",
             )
-        smtp = text("SMTP_URL", None)
+        smtp = text("SMTP_URL", running.get("smtp_url"))
         if smtp is not None:
             SmtpServer.parse(smtp, setting="NOTIFIER_SMTP_URL")
-        public = (text("PUBLIC_URL", cls.public_url) or "").rstrip("/")
+        public = (text("PUBLIC_URL", running.get("public_url", cls.public_url)) or "").rstrip("/")
         if urlsplit(public).scheme not in {"http", "https"} or not urlsplit(public).hostname:
             raise SettingsError("NOTIFIER_PUBLIC_URL is not a web address.", fix="Write it as https://host.")
         log_format = text("LOG_FORMAT", "auto") or "auto"
@@ -110,11 +128,11 @@ class Settings:
             raise SettingsError("NOTIFIER_LOG_FORMAT is not one of auto, console, json.", fix="Correct or unset it.")
         routes = text("ROUTES_FILE", None)
         return cls(
-            var=Path(text("VAR", "var") or "var").absolute(),
+            var=var,
             templates=Path(text("TEMPLATES", None) or root / "templates").absolute(),
             campaigns=Path(text("CAMPAIGNS", None) or root / "campaigns").absolute(),
-            database_url=text("DATABASE_URL", None),
-            broker_url=text("BROKER_URL", None),
+            database_url=text("DATABASE_URL", running.get("database_url")),
+            broker_url=text("BROKER_URL", running.get("broker_url")),
             smtp_url=smtp,
             public_url=public,
             secret_key=secret,
@@ -130,6 +148,16 @@ class Settings:
             log_level=(text("LOG_LEVEL", "INFO") or "INFO").upper(),
             metrics_port=int(number("METRICS_PORT", 0)),
         )
+
+    def to_env(self) -> dict[str, str]:
+        """Return the variables by which another process gets the same settings."""
+        values: dict[str, str] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                values[f"NOTIFIER_{field.name.upper()}"] = shown
+        return values
 
     @staticmethod
     def _minutes(raw: str | None) -> tuple[float, ...]:

@@ -79,13 +79,16 @@ ON CONFLICT (lower(email)) DO NOTHING
 _RECIPIENTS = """
 INSERT INTO recipient (audience_id, row_no, tax_code, name, language, address_ids, data)
 SELECT :audience_id, s.row_no, s.tax_code, s.header->>'name', coalesce(s.header->>'language', 'vi'),
-       ARRAY(SELECT a.id FROM unnest(s.emails) WITH ORDINALITY AS e (email, place)
-               JOIN address a ON lower(a.email) = lower(e.email) ORDER BY e.place),
+       o.ids,
        ((s.header - '{name,email,language}'::text[]) || jsonb_build_object('lines', coalesce(l.lines, '[]'::jsonb)))::text::json
   FROM staged s JOIN grouped g USING (row_no)
   LEFT JOIN (SELECT g.head_row, jsonb_agg(s.line ORDER BY s.row_no) AS lines
                FROM staged s JOIN grouped g USING (row_no)
               WHERE g.verdict IN ('accepted', 'line') AND s.line IS NOT NULL GROUP BY g.head_row) l ON l.head_row = s.row_no
+  JOIN (SELECT x.row_no, array_agg(a.id ORDER BY e.place) AS ids
+          FROM staged x JOIN grouped y USING (row_no) CROSS JOIN LATERAL unnest(x.emails) WITH ORDINALITY AS e (email, place)
+          JOIN address a ON lower(a.email) = lower(e.email)
+         WHERE y.verdict = 'accepted' GROUP BY x.row_no) o ON o.row_no = s.row_no
  WHERE g.verdict = 'accepted' ORDER BY s.row_no
 """
 
@@ -160,6 +163,8 @@ def load(
     if verdicts.get("accepted", 0) > _BIG:
         connection.execute(text("ANALYZE recipient"))
     connection.execute(text(_TAXPAYERS), {"audience_id": audience_id, "now": now})
+    if verdicts.get("accepted", 0) > _BIG:
+        connection.execute(text("ANALYZE taxpayer"))
     connection.execute(text(_HISTORY), {"audience_id": audience_id, "now": now})
     accepted = verdicts.get("accepted", 0)
     rejected = loader.rejected + verdicts.get("missing", 0) + verdicts.get("differs", 0)

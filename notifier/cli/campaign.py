@@ -172,20 +172,22 @@ def launch(
     if as_json:
         _print(story.status(services, launched.name).to_json())
     elif wait and at is None:
-        _show_status(story.status(services, launched.name))
+        show_status(story.status(services, launched.name))
     else:
         when = f"starts {_moment(launched.launch_at)}" if launched.launch_at else "is under way"
         console.print(f"{launched.name} {when}: {_thousands(launched.total)} mails. See: notifier campaign status {launched.name}")
 
 
-def watch(services: Services, name: str, *, quiet: bool = False, every: float = 0.5) -> story.Status:
-    """Show a bar until the campaign is over; return its last status. Ctrl-C stops the watching, not the campaign."""
+def watch(
+    services: Services, name: str, *, quiet: bool = False, every: float = 0.5, until: Callable[[], bool] = lambda: False
+) -> story.Status:
+    """Show a bar until the campaign is over or `until` says so; return its last status. Ctrl-C stops the watching, not the campaign."""
     with _bar(quiet=quiet) as progress:
         task = progress.add_task("Sending", total=None)
         while True:
             now = story.status(services, name)
             progress.update(task, completed=now.done, total=now.campaign.total, description=_describe(now))
-            if now.over:
+            if now.over or until():
                 return now
             time.sleep(every)
 
@@ -201,14 +203,14 @@ def status(name: Name, as_json: Json = False) -> None:
     if as_json:
         _print(now.to_json())
     else:
-        _show_status(now)
+        show_status(now)
 
 
 def _moment(value: datetime | None) -> str:
     return value.astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S") if value else "–"
 
 
-def _show_status(now: story.Status) -> None:
+def show_status(now: story.Status) -> None:
     values = now.to_json()
     table = Table(title=f"{values['title']} ({values['name']})", show_header=False, title_justify="left")
     table.add_row("State", values["state"])

@@ -1,0 +1,35 @@
+"""The command line. An error of a person's making is one sentence and what to do, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from notifier.cli import bench, campaign, demo, serve, up
+from notifier.errors import NotifierError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Notification and taxpayer communication service of a city tax administration.",
+)
+app.add_typer(campaign.app, name="campaign")
+for command in (up.up, demo.demo, serve.web, serve.worker, serve.beat, serve.catcher, serve.migrate, serve.doctor, bench.bench):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command that the arguments name and exit with its code."""
+    try:
+        app(standalone_mode=True)
+    except NotifierError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escaped(words: str) -> str:
+    return words.replace("[", r"\[")

@@ -1,0 +1,162 @@
+"""The parts of the system as commands, for docker-compose and for operators."""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from notifier import migrations
+from notifier.cli.up import prepare_database
+from notifier.db import make_engine
+from notifier.embedded.instance import parts
+from notifier.errors import NotifierError, SettingsError
+from notifier.queues import LANES, QUEUES
+from notifier.services import Services
+from notifier.settings import Settings
+
+console = Console(highlight=False)
+_UNWELL = 3
+
+
+def web(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    processes: Annotated[int, typer.Option("--processes", min=1, max=64)] = 1,
+) -> None:
+    """Serve the web pages."""
+    import uvicorn  # noqa: PLC0415 - only this command needs it
+
+    settings = Settings.from_env()
+    uvicorn.run(
+        "notifier.web.app:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=processes if processes > 1 else None,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        proxy_headers=False,
+        log_level=settings.log_level.lower(),
+    )
+
+
+def worker(
+    lane: Annotated[str, typer.Option("--lane", help="campaign or notice (with housekeeping).")],
+    processes: Annotated[int, typer.Option("--processes", min=1, max=64)] = 2,
+) -> None:
+    """Send mail of one lane."""
+    if lane not in LANES:
+        raise SettingsError(f"There is no lane {lane}.", fix=f"Lanes are: {', '.join(LANES)}.")
+    chosen = next(part for part in parts(processes, web=False, port=0) if part.name == f"worker-{lane}")
+    os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
+
+
+def beat() -> None:
+    """Call the periodic sweep; run exactly one."""
+    chosen = next(part for part in parts(1, web=False, port=0) if part.name == "beat")
+    os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
+
+
+def catcher(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 2525,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where to keep mail. Default: the state folder.")] = None,
+) -> None:
+    """Run the mail catcher: an SMTP server that keeps mail instead of delivering it."""
+    kept = folder or Settings.from_env().var / "mail"
+    command = [sys.executable, "-m", "notifier.embedded.catcher", "--port", str(port), "--host", host, "--folder", str(kept)]
+    sys.exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - the command is ours
+
+
+def migrate() -> None:
+    """Bring the database to this program's schema. Safe to run twice, also at once."""
+    settings = Settings.from_env()
+    _reachable(settings)
+    prepare_database(settings)
+    console.print("The database is up to date.")
+
+
+def _reachable(settings: Settings) -> None:
+    engine = make_engine(settings.require_database(), pool_size=1)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except OperationalError as error:
+        raise NotifierError(_short(error), fix="Check NOTIFIER_DATABASE_URL and that PostgreSQL runs.") from None
+    finally:
+        engine.dispose()
+
+
+def _short(error: Exception) -> str:
+    words = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
+    return f"The database cannot be reached: {words}."
+
+
+def _check_schema(settings: Settings) -> None:
+    _reachable(settings)
+    engine = make_engine(settings.require_database(), pool_size=1)
+    try:
+        if migrations.pending(engine):
+            raise NotifierError("The database has an older schema.", fix="Run: notifier migrate")
+    finally:
+        engine.dispose()
+
+
+def _check_broker(services: Services) -> None:
+    if any(services.queues.depth(queue) is None for queue in QUEUES):
+        raise NotifierError("The broker cannot be reached.", fix="Check NOTIFIER_BROKER_URL and that Valkey runs.")
+
+
+def _check_smtp(settings: Settings) -> None:
+    server = settings.require_smtp()
+    kind = smtplib.SMTP_SSL if server.implicit_tls else smtplib.SMTP
+    try:
+        with kind(server.host, server.port, timeout=5) as client:
+            client.ehlo(settings.hostname)
+    except OSError as error:
+        raise NotifierError(
+            f"The SMTP server {server.host}:{server.port} cannot be reached: {error}.", fix="Check NOTIFIER_SMTP_URL."
+        ) from None
+
+
+def doctor() -> None:
+    """Check everything this service needs; say in a line each what is wrong and what to do. Exit code 3 when anything is."""
+    settings = Settings.from_env()
+    services = Services(settings)
+    checks: dict[str, Callable[[], object]] = {
+        "database": lambda: _reachable(settings),
+        "schema": lambda: _check_schema(settings),
+        "broker": lambda: _check_broker(services),
+        "smtp": lambda: _check_smtp(settings),
+        "routes": lambda: services.routes,
+        "secret": settings.require_secret,
+        "templates": lambda: services.catalogue,
+        "topics": lambda: services.topics,
+        "sender": lambda: services.sender,
+    }
+    well = True
+    for name, check in checks.items():
+        try:
+            check()
+        except NotifierError as error:
+            well = False
+            console.print(f"{name:<10} {error}", markup=False, soft_wrap=True)
+        else:
+            console.print(f"{name:<10} ok")
+    services.close()
+    if not well:
+        raise typer.Exit(_UNWELL)

@@ -1,0 +1,255 @@
+"""A whole running system on one machine: servers that are not given are started, then workers, beat and web; all stopped in order.
+
+`notifier up`, the demo, the benchmark and the crash tests are each an `Instance`. Its folder keeps everything, so a start after a power cut
+finds what the last one left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Self
+
+import psutil
+
+from notifier.embedded.catcher import Catcher
+from notifier.embedded.postgres import Postgres
+from notifier.embedded.processes import kept_secret, port_is_free, spawn, wait_for_port
+from notifier.embedded.valkey import Valkey
+from notifier.errors import UnavailableError
+from notifier.settings import INSTANCE_FILE, Settings
+
+MOST_LOG_BYTES = 20_000_000
+_STOP_SECONDS = 8.0
+_LONGEST_PAUSE = 10.0
+
+
+@dataclass(slots=True)
+class Part:
+    """A program that the instance keeps running. `stops_first`: it must end before the servers it uses."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    started_at: float = 0.0
+    restart_at: float = 0.0
+
+
+def parts(workers: int, *, web: bool, port: int) -> list[Part]:
+    """Return the programs of an instance; docker-compose.yml runs the same ones."""
+    python = [sys.executable, "-m"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    worker = [*python, "celery", "-A", "notifier.worker.app", "worker", *quiet]
+    found = [
+        Part("worker-notice", [*worker, "-Q", "deliver.notice,housekeeping", "-c", "2", "-n", "notice@%h"]),
+        Part("worker-campaign", [*worker, "-Q", "deliver.campaign", "-c", str(workers), "-n", "campaign@%h"]),
+        Part("beat", [*python, "celery", "-A", "notifier.worker.app", "beat", "--loglevel", "WARNING", "--pidfile", ""]),
+    ]
+    if web:
+        found.append(Part("web", [*python, "notifier", "web", "--port", str(port)]))
+    return found
+
+
+class Instance:
+    """The running system; `settings` has every address filled in once it is started."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        port: int = 8000,
+        workers: int = 2,
+        web: bool = True,
+        migrate: Callable[[Settings], None],
+        metrics_environment: Mapping[str, str] | None = None,
+        keep_mail: bool = True,
+        terminal: IO[str] | None = None,
+    ) -> None:
+        """Prepare; `migrate` brings the database up to date, `terminal` gets the parts' logs beside their files."""
+        self.settings = settings
+        self.port = port
+        self.web = web
+        self.workers = workers
+        self.catcher: Catcher | None = None
+        self.postgres: Postgres | None = None
+        self.valkey: Valkey | None = None
+        self.parts: list[Part] = []
+        self._migrate = migrate
+        self._metrics = dict(metrics_environment or {})
+        self._keep_mail = keep_mail
+        self._terminal = terminal
+        self._lock: IO[str] | None = None
+        self._stopping = False
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process ids of everything that was started, by name."""
+        servers = {"postgres": self.postgres, "valkey": self.valkey, "catcher": self.catcher}
+        found = {name: server.pid for name, server in servers.items() if server is not None}
+        return found | {part.name: part.process.pid for part in self.parts if part.process is not None}
+
+    def start(self) -> Self:
+        """Start everything that is not given; raise UnavailableError, with nothing left running."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
+        var = self.settings.var
+        var.mkdir(parents=True, exist_ok=True)
+        self._take_lock(var)
+        if self.web and not port_is_free(self.port):
+            raise UnavailableError(f"Port {self.port} is taken by another program.", fix="Choose another with --port N.")
+        settings = self.settings
+        if settings.secret_key is None:
+            settings = replace(settings, secret_key=kept_secret(var / "secret"))
+        if settings.public_url == Settings.public_url:
+            settings = replace(settings, public_url=f"http://127.0.0.1:{self.port}")
+        if settings.database_url is None:
+            self.postgres = Postgres(var / "postgres").start()
+            settings = replace(settings, database_url=self.postgres.url)
+        if settings.broker_url is None:
+            self.valkey = Valkey(var / "valkey").start()
+            settings = replace(settings, broker_url=self.valkey.url)
+        if settings.smtp_url is None:
+            folder = var / "mail" if self._keep_mail else None
+            self.catcher = Catcher(folder=folder, state=var / "catcher").start()
+            settings = replace(settings, smtp_url=self.catcher.url)
+        self.settings = settings
+        self._migrate(settings)
+        self._note()
+        (var / "beat-schedule").unlink(missing_ok=True)
+        self.parts = parts(self.workers, web=self.web, port=self.port)
+        for part in self.parts:
+            self._launch(part)
+        for part in self.parts:
+            if part.name == "web" and part.process is not None:
+                wait_for_port(self.port, part.process, what="The web server", log=var / "logs" / "web.log")
+
+    def _take_lock(self, var: Path) -> None:
+        self._lock = (var / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            raise UnavailableError(
+                f"Another notifier is running in {var}.", fix="Stop it first, or set NOTIFIER_VAR to another folder."
+            ) from None
+
+    def _note(self) -> None:
+        """Leave a note by which `notifier campaign …` in another terminal finds this instance."""
+        file = self.settings.var / INSTANCE_FILE
+        values = {
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            **{key: getattr(self.settings, key) for key in ("database_url", "broker_url", "smtp_url", "public_url", "secret_key")},
+        }
+        part = file.with_name(file.name + ".part")
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            json.dump(values, out)
+        part.replace(file)
+
+    def _launch(self, part: Part) -> None:
+        environment = {**os.environ, **self.settings.to_env(), **self._metrics, "PYTHONUNBUFFERED": "1"}
+        part.process = spawn(part.command, env=environment, output=subprocess.PIPE)
+        part.started_at = time.monotonic()
+        part.restart_at = 0.0
+        threading.Thread(target=self._copy_log, args=(part.name, part.process.stdout), daemon=True).start()
+
+    def _copy_log(self, name: str, lines: IO[bytes]) -> None:
+        path = self.settings.var / "logs" / f"{name}.log"
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("ab")
+        for line in lines:
+            file.write(line)
+            file.flush()
+            if file.tell() > MOST_LOG_BYTES:
+                file.close()
+                path.replace(path.with_suffix(".log.1"))
+                file = path.open("ab")
+            if self._terminal is not None:
+                self._terminal.write(f"{name:<16}| {line.decode(errors='replace')}")
+                self._terminal.flush()
+        file.close()
+
+    def tend(self) -> None:
+        """Start parts again that have died, each time after a longer pause; call it now and then."""
+        for part in self.parts:
+            if self._stopping or part.process is None or part.process.poll() is None:
+                continue
+            now = time.monotonic()
+            if part.restart_at == 0.0:
+                part.failures = 0 if now - part.started_at > 60 else part.failures + 1  # noqa: PLR2004 - it had run well
+                part.restart_at = now + min(_LONGEST_PAUSE, 0.25 * 2**part.failures)
+                if self._terminal is not None:
+                    self._terminal.write(f"{part.name} ended with code {part.process.returncode} and is started again.\n")
+            elif now >= part.restart_at:
+                self._launch(part)
+
+    def restart(self, name: str) -> None:
+        """Start one part again at once (for tests)."""
+        self._launch(next(part for part in self.parts if part.name == name))
+
+    def run(self, done: threading.Event) -> None:
+        """Tend the parts until `done` is set."""
+        while not done.wait(0.25):
+            self.tend()
+
+    def stop(self) -> None:
+        """Stop the parts politely and all at once, then the servers they used. Ends within about ten seconds, whatever hangs."""
+        self._stopping = True
+        running = [part.process for part in self.parts if part.process is not None and part.process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                kill_tree(process.pid)
+                process.wait(2)
+        for server in (self.catcher, self.valkey, self.postgres):
+            if server is not None:
+                server.stop()
+        (self.settings.var / INSTANCE_FILE).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        """Stop."""
+        self.stop()
+
+
+def kill_tree(pid: int) -> None:
+    """End a process and all its children by force."""
+    try:
+        process = psutil.Process(pid)
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue

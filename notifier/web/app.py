@@ -1,0 +1,3 @@
+from fastapi import FastAPI
+def create_app() -> FastAPI:
+    return FastAPI()
