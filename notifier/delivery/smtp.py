@@ -191,7 +191,9 @@ class PipelinedConnection(asyncio.Protocol, Connection):
             self._on_data_reply(code, text)
         elif reply.stage is not None and self._failure is None and not 200 <= code < 300:  # noqa: PLR2004
             self._failure = judge_reply(reply.stage, code, text)
-        if code == 421:  # noqa: PLR2004 - RFC 5321 section 3.8: the server is closing the channel
+        # 421: the server is closing the channel (RFC 5321 section 3.8). 3yz answers DATA alone, 2yz everything else: a reply out of place
+        # may be somebody else's, so that from here on no reply could be trusted to be the one of its command.
+        if code == 421 or code // 100 not in ((3, 4, 5) if reply.stage is Stage.DATA else (2, 4, 5)):  # noqa: PLR2004
             self._broken(judge_reply(Stage.CONNECT, code, text))
 
     def _on_data_reply(self, code: int, text: str) -> None:
@@ -212,10 +214,6 @@ class PipelinedConnection(asyncio.Protocol, Connection):
             self._needs_reset = True
         if self.source is not None:
             self.source.settled(message, failure, self.host)
-        if self.usable and not self._expected:
-            envelope = self._pull()
-            if envelope:
-                self._write(envelope)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report what was under way: a text whose reply is missing is unknown, an envelope is simply unsent."""
@@ -273,6 +271,7 @@ class PlainConnection(Connection):
         self._timeout = timeout
         self._limit = limit
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
 
     @property
     def usable(self) -> bool:
@@ -292,10 +291,10 @@ class PlainConnection(Connection):
                 return
             self.sent += 1
             verdict = await self._send(message)
-            self.source.settled(message, verdict, self.host)
-            if verdict.fate is Fate.UNKNOWN or verdict.unsent:
-                self._client.close()
-                self.source.closed(self, verdict)
+            if self.source is not None:
+                self.source.settled(message, verdict, self.host)
+            if verdict.fate is Fate.UNKNOWN or verdict.unsent or not self._client.is_connected:
+                self._end(verdict)
                 return
         self.close()
 
@@ -306,14 +305,12 @@ class PlainConnection(Connection):
                 stage = Stage.RCPT if line.startswith(b"RCPT") else Stage.MAIL
                 code, text = await self._client.execute_command(line, timeout=self._timeout)
                 if not 200 <= code < 300:  # noqa: PLR2004
-                    await self._client.rset(timeout=self._timeout)
-                    return judge_reply(stage, code, text)
+                    return await self._refused(stage, code, text)
             stage = Stage.DATA
             # The two halves of DATA go by themselves, so that a silence before 354 is never taken for one after the dot.
             code, text = await self._client.execute_command(b"DATA", timeout=self._timeout)
             if code != 354:  # noqa: PLR2004
-                await self._client.rset(timeout=self._timeout)
-                return judge_reply(Stage.DATA, code, text)
+                return await self._refused(stage, code, text)
             stage = Stage.DOT
             cast("asyncio.WriteTransport", self._client.transport).write(message.content)
             code, text = await self._client.execute_command(b".", timeout=self._timeout * DOT_PATIENCE)
@@ -321,15 +318,25 @@ class PlainConnection(Connection):
         except (aiosmtplib.SMTPException, OSError) as error:
             return judge_failure(stage, error)
 
+    async def _refused(self, stage: Stage, code: int, text: str) -> Verdict:
+        """Make the connection ready for the next message; whether that works changes nothing about this one."""
+        try:
+            await self._client.rset(timeout=self._timeout)
+        except (aiosmtplib.SMTPException, OSError):
+            self._client.close()
+        return judge_reply(stage, code, text)
+
+    def _end(self, verdict: Verdict | None) -> None:
+        self._client.close()
+        if not self._ended and self.source is not None:
+            self._ended = True
+            self.source.closed(self, verdict)
+
     def close(self) -> None:
         """Close; a message under way ends with an exception and is reported."""
         if self._client.is_connected:
-            transport = self._client.transport
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.write(b"QUIT\r\n")
-            self._client.close()
-            if self.source is not None:
-                self.source.closed(self, None)
+            cast("asyncio.WriteTransport", self._client.transport).write(b"QUIT\r\n")
+        self._end(None)
 
 
 async def connect(server: SmtpServer, *, hostname: str, timeout: float, limit: int) -> Connection:

@@ -80,7 +80,7 @@ def judge_reply(stage: Stage, code: int, text: str) -> Verdict:
         return Verdict(Fate.ACCEPTED, detail)
     if 400 <= code < 500:  # noqa: PLR2004
         return Verdict(Fate.LATER, detail, slow_route=enhanced.startswith("4.7."))
-    if code >= 500:  # noqa: PLR2004
+    if 500 <= code < 600:  # noqa: PLR2004
         if stage is Stage.CONNECT or (stage is Stage.MAIL and code in {530, 535, 550, 553, 554}):
             # Refusing us or our sender address says nothing of the recipient: a person must mend it, the messages wait.
             return Verdict(Fate.LATER, detail, slow_route=True, unsent=True)
