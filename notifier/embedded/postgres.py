@@ -11,6 +11,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from notifier.embedded.processes import LOOPBACK, kept_port, kept_secret, spawn,
 from notifier.errors import UnavailableError
 
 _SUPERUSER = "notifier"
+_RECOVERY_SECONDS = 300.0
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     # A socket file's path may be at most 107 bytes long; TCP on loopback works in any folder.
@@ -152,10 +154,22 @@ class Postgres:
                 signal.sigtimedwait([], 0.1)
 
     def _create_database(self) -> None:
-        admin = self.url.rsplit("/", 1)[0] + "/postgres"
-        with psycopg.connect(admin, autocommit=True, connect_timeout=30) as connection:
+        with self._connect_when_recovered() as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'notifier'").fetchone():
                 connection.execute("CREATE DATABASE notifier")
+
+    def _connect_when_recovered(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Connect as soon as the server takes connections: after a power cut it first replays its log, which may take a while."""
+        admin = self.url.rsplit("/", 1)[0] + "/postgres"
+        deadline = time.monotonic() + _RECOVERY_SECONDS
+        while True:
+            try:
+                return psycopg.connect(admin, autocommit=True, connect_timeout=30)
+            except psycopg.OperationalError as error:
+                running = self._process is not None and self._process.poll() is None
+                if not running or time.monotonic() > deadline:
+                    raise UnavailableError(f"PostgreSQL takes no connections: {error}", fix=f"See {self.log}.") from None
+                time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop the server: sessions are ended, everything is written."""

@@ -20,9 +20,9 @@ _PR_SET_PDEATHSIG = 1
 LOOPBACK = "127.0.0.1"
 
 
-def dies_with_parent(death_signal: int) -> Callable[[], None]:
-    """Return what a child runs before its program starts: it then gets `death_signal` when we die, even by kill -9 (Linux only)."""
-    parent = os.getpid()
+def dies_with_parent(death_signal: int, *, parent: int | None = None) -> Callable[[], None]:
+    """Return what a child of `parent` (default: of us) runs to get `death_signal` when that dies, even by kill -9 (Linux only)."""
+    parent = parent or os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def prepare() -> None:

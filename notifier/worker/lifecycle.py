@@ -23,6 +23,7 @@ from notifier.delivery.batches import Ledger
 from notifier.delivery.jobs import Jobs
 from notifier.delivery.sender import Sender
 from notifier.delivery.throttle import Throttle
+from notifier.embedded.processes import dies_with_parent
 from notifier.services import Services
 from notifier.settings import Settings
 
@@ -37,7 +38,6 @@ class Process:
 
     services: Services | None = None
     sender: Sender | None = None
-    busy = False
     asked_to_stop = False
 
 
@@ -60,11 +60,14 @@ def deliver(batch_id: int) -> None:
     """Deliver a batch with this process's sender, made on first use."""
     if _process.sender is None:
         _process.sender = make_sender(services())
-    _process.busy = True
+    # Only while a batch is under way: the pool sets a handler of its own after a fork, by which an idle child ends at once.
+    before = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         _process.sender.deliver(batch_id)
     finally:
-        _process.busy = False
+        signal.signal(signal.SIGTERM, before)
+        if _process.asked_to_stop:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def make_sender(parts: Services) -> Sender:
@@ -89,16 +92,14 @@ def make_sender(parts: Services) -> Sender:
 
 def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
     _process.asked_to_stop = True
-    if not _process.busy:
-        # Nothing is under way in this child: it may end like any process.
-        raise SystemExit(0)
 
 
 def connect(celery: Celery, settings: Settings) -> None:
     """Hook the life of worker processes to Celery's signals."""
 
     def child_started(**_: Any) -> None:
-        signal.signal(signal.SIGTERM, _on_terminate)
+        # A parent that is killed cannot stop its children: they hear of its death and stop politely.
+        dies_with_parent(signal.SIGTERM, parent=os.getppid())()
         _process.services = Services(settings, app=celery)
 
     def child_ends(**_: Any) -> None:

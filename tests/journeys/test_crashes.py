@@ -1,0 +1,151 @@
+"""Everything is killed, for real, in the middle of a campaign: nothing is lost, and what is sent twice is counted and little.
+
+NOTIFIER_KILLS=50 makes the last journey longer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from notifier.embedded.instance import kill_tree
+from notifier.flows import campaign as story
+from tests.journeys.conftest import WINDOW, World
+
+MAILS = 2_000
+SLOW = 12.0  # milliseconds a reply: the campaign lasts long enough to be struck
+
+
+def duplicates(world: World) -> int:
+    return int(world.sink.ask()["duplicates"])
+
+
+def test_a_worker_child_is_killed(world: World) -> None:
+    name = world.launch(MAILS, delay_ms=SLOW)
+    world.until_done(name, 0.3)
+    world.kill(world.worker_children()[0].pid)
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": MAILS}
+    assert duplicates(world) <= found.counts.doubted <= WINDOW
+    assert found.counts.doubted > 0, "the kill struck nothing, so the test proved nothing"
+
+
+def test_the_whole_worker_is_killed(world: World) -> None:
+    name = world.launch(MAILS, delay_ms=SLOW)
+    world.until_done(name, 0.3)
+    kill_tree(world.instance.processes["worker-campaign"])
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": MAILS}
+    assert duplicates(world) <= found.counts.doubted <= 2 * WINDOW
+
+
+def test_under_hold_nothing_is_sent_twice_and_an_operator_decides(world: World) -> None:
+    name = world.launch(MAILS, delay_ms=SLOW, definition=world.definition(in_doubt="hold"))
+    world.until_done(name, 0.3)
+    kill_tree(world.instance.processes["worker-campaign"])
+    found = world.finish(name)
+    held = found.counts.states["in_doubt"]
+    assert duplicates(world) == 0
+    assert 0 < held == found.counts.doubted <= 2 * WINDOW
+    assert found.counts.states["accepted"] + held == MAILS
+    assert story.decide_in_doubt(world.services, name, resend=True) == held
+    after = world.finish(name)
+    assert after.counts.states == {"accepted": MAILS}
+    assert duplicates(world) <= held
+
+
+def test_held_mail_can_be_given_up(world: World) -> None:
+    name = world.launch(1_000, delay_ms=SLOW, definition=world.definition(in_doubt="hold"))
+    world.until_done(name, 0.3)
+    kill_tree(world.instance.processes["worker-campaign"])
+    held = world.finish(name).counts.states["in_doubt"]
+    assert story.decide_in_doubt(world.services, name, resend=False) == held
+    after = world.status(name)
+    assert after.counts.states == {"accepted": 1_000 - held, "given_up": held}
+    assert duplicates(world) == 0
+
+
+def test_the_broker_is_killed_and_its_data_wiped(world: World) -> None:
+    name = world.launch(MAILS, delay_ms=SLOW)
+    world.until_done(name, 0.2)
+    valkey = world.instance.valkey
+    assert valkey is not None
+    world.kill(valkey.pid)
+    valkey.stop()
+    for dump in valkey.folder.glob("*.rdb"):
+        dump.unlink()
+    valkey.start()
+    assert valkey.url == world.instance.settings.broker_url
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": MAILS}
+    assert (duplicates(world), found.counts.doubted) == (0, 0)
+
+
+def test_the_database_is_killed_and_started_again(world: World) -> None:
+    name = world.launch(MAILS, delay_ms=SLOW)
+    world.until_done(name, 0.2)
+    postgres = world.instance.postgres
+    assert postgres is not None
+    kill_tree(postgres.pid)
+    postgres.stop()
+    postgres.start()
+    assert postgres.url == world.instance.settings.database_url
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": MAILS}
+    assert duplicates(world) <= found.counts.doubted <= 2 * WINDOW
+
+
+def test_a_polite_stop_loses_nothing_doubles_nothing_and_goes_on_by_itself(world: World) -> None:
+    name = world.launch(5_000)
+    world.until_done(name, 0.3)
+    began = time.monotonic()
+    for part in world.instance.parts:
+        assert part.process is not None
+        for process in [psutil.Process(part.process.pid), *psutil.Process(part.process.pid).children()]:
+            process.send_signal(signal.SIGTERM)
+    for part in world.instance.parts:
+        assert part.process is not None
+        part.process.wait(10)
+    assert time.monotonic() - began < 10
+    before = world.status(name)
+    assert before.done < 5_000
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": 5_000}
+    assert (duplicates(world), found.counts.doubted) == (0, 0)
+
+
+@pytest.mark.timeout(1800)
+def test_random_kills(world: World) -> None:
+    """Kill a random process at a random moment, again and again."""
+    kills = int(os.environ.get("NOTIFIER_KILLS", "4"))
+    chance = random.Random(os.environ.get("NOTIFIER_SEED", "7"))
+    per_campaign = 5
+    for _ in range(0, kills, per_campaign):
+        name = world.launch(4_000, delay_ms=SLOW)
+        struck = 0
+        for _ in range(min(per_campaign, kills)):
+            deadline = time.monotonic() + chance.uniform(0.05, 1.0)
+            while time.monotonic() < deadline:
+                world.instance.tend()
+                time.sleep(0.01)
+            if world.status(name).over:
+                break
+            children = world.worker_children() if psutil.pid_exists(world.instance.processes["worker-campaign"]) else []
+            if not children:
+                continue
+            if chance.random() < 0.3:
+                struck += len(children)
+                kill_tree(world.instance.processes["worker-campaign"])
+            else:
+                struck += 1
+                world.kill(chance.choice(children).pid)
+        found = world.finish(name, seconds=120)
+        assert found.counts.states == {"accepted": 4_000}
+        assert duplicates(world) <= found.counts.doubted <= WINDOW * struck
+
+
