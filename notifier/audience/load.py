@@ -18,8 +18,7 @@ import orjson
 import psycopg
 from sqlalchemy import Connection, text
 
-from notifier.audience import rows as reading
-from notifier.audience.rows import Member, Problem, RowReader, cell_text, find_columns
+from notifier.audience.rows import Member, Problem, RowReader, cell_text, find_columns, shown
 from notifier.audience.tables import open_tables
 from notifier.errors import TableError
 from notifier.rendering.catalogue import Template
@@ -44,57 +43,86 @@ class Audience:
 
 _STAGE = """
 CREATE TEMP TABLE staged (
-    row_no integer, tax_code text, fingerprint bigint, complete boolean, emails text[], header jsonb, line jsonb) ON COMMIT DROP
+    row_no integer, tax_code text, lacking text, head_hash bigint, line_hash bigint,
+    name text, language text, emails text, data text, line text) ON COMMIT DROP
 """
 
-# The mail of a tax code begins with its first complete row. A row that repeats another is merged; one that says the same of the whole mail,
-# or nothing, adds its line; any other would change what somebody is told, and is rejected.
+# What a row says of its whole mail, to compare two rows; `row` stands for an alias of `staged`. Blank cells say nothing.
+_SAID = """(row.data::jsonb || jsonb_strip_nulls(jsonb_build_object('name', row.name, 'language', row.language, 'email',
+    (SELECT string_agg(lower(e), ';' ORDER BY lower(e)) FROM unnest(string_to_array(row.emails, ' ')) AS e))))"""
+
+# The mail of a tax code begins with its first row that lacks nothing.
+_RANK = """
+CREATE TEMP TABLE ranked ON COMMIT DROP AS
+SELECT row_no, tax_code, lacking, line_hash,
+       row_number() OVER mail AS place,
+       first_value(row_no) OVER mail AS head_row,
+       first_value(lacking) OVER mail IS NOT NULL AS headless,
+       first_value(head_hash) OVER mail = head_hash AS agrees
+  FROM staged
+WINDOW mail AS (PARTITION BY tax_code ORDER BY lacking IS NOT NULL, row_no)
+"""
+
+# Where several rows make one mail, a later row may leave blank what the first one said.
+_AGREE = f"""
+UPDATE ranked r SET agrees = true
+  FROM staged head, staged later
+ WHERE NOT r.agrees AND NOT r.headless AND head.row_no = r.head_row AND later.row_no = r.row_no
+   AND {_SAID.replace("row.", "head.")} @> {_SAID.replace("row.", "later.")}
+"""
+
+# A row that agrees with the first adds its line, or is merged when it has none or a line that is there already; one that does not agree
+# would change what somebody is told, and is rejected.
 _GROUP = """
 CREATE TEMP TABLE grouped ON COMMIT DROP AS
-WITH ranked AS (
-    SELECT row_no, tax_code, complete, header, line IS NOT NULL AS has_line,
-           row_number() OVER mail AS place,
-           first_value(row_no) OVER mail AS head_row,
-           first_value(header) OVER mail AS head,
-           first_value(complete) OVER mail AS head_complete,
-           row_number() OVER (PARTITION BY tax_code, fingerprint ORDER BY complete DESC, row_no) AS copy
-      FROM staged
-    WINDOW mail AS (PARTITION BY tax_code ORDER BY complete DESC, row_no))
-SELECT row_no, tax_code, head_row,
-       CASE WHEN NOT head_complete THEN 'missing'
+SELECT row_no, tax_code, head_row, lacking,
+       CASE WHEN headless THEN 'missing'
             WHEN place = 1 THEN 'accepted'
-            WHEN copy > 1 THEN 'repeated'
-            WHEN :with_lines AND head @> header AND has_line THEN 'line'
-            ELSE 'differs' END AS verdict
+            WHEN NOT agrees THEN 'differs'
+            WHEN line_hash IS NULL OR row_number() OVER (PARTITION BY head_row, agrees, line_hash ORDER BY place) > 1 THEN 'repeated'
+            ELSE 'line' END AS verdict
   FROM ranked
 """
 
+# The rows to be told about, with the fields in which they differ from the first row of their mail, in the order of the file.
+_TOLD = f"""
+SELECT g.row_no, g.verdict, g.head_row, g.lacking, CASE WHEN g.verdict = 'differs' THEN
+       ARRAY(SELECT DISTINCT key FROM jsonb_object_keys({_SAID.replace("row.", "head.")} || {_SAID.replace("row.", "later.")}) AS key
+              WHERE ({_SAID.replace("row.", "later.")})->key IS DISTINCT FROM ({_SAID.replace("row.", "head.")})->key
+                AND (NOT :with_lines OR ({_SAID.replace("row.", "later.")})->key IS NOT NULL)) END AS fields
+  FROM grouped g JOIN staged head ON head.row_no = g.head_row JOIN staged later ON later.row_no = g.row_no
+ WHERE g.verdict IN ('missing', 'differs', 'repeated') ORDER BY g.row_no
+"""
+
+_REACHED = """
+CREATE TEMP TABLE reached ON COMMIT DROP AS
+SELECT s.row_no, e.place, e.email, lower(e.email) AS key
+  FROM staged s JOIN grouped g USING (row_no) CROSS JOIN LATERAL string_to_table(s.emails, ' ') WITH ORDINALITY AS e (email, place)
+ WHERE g.verdict = 'accepted'
+"""
+
+# Every insertion below is in the order of its key: two lists that are loaded at once then wait for each other, and never in a circle.
 _ADDRESSES = """
-INSERT INTO address (email)
-SELECT DISTINCT ON (lower(e)) e FROM staged s JOIN grouped g USING (row_no), unnest(s.emails) AS e WHERE g.verdict = 'accepted'
-    ORDER BY lower(e)
+INSERT INTO address (email) SELECT DISTINCT ON (key) email FROM reached ORDER BY key, row_no, place
 ON CONFLICT (lower(email)) DO NOTHING
 """
 
 _RECIPIENTS = """
 INSERT INTO recipient (audience_id, row_no, tax_code, name, language, address_ids, data)
-SELECT :audience_id, s.row_no, s.tax_code, s.header->>'name', coalesce(s.header->>'language', 'vi'),
-       o.ids,
-       ((s.header - '{name,email,language}'::text[]) || jsonb_build_object('lines', coalesce(l.lines, '[]'::jsonb)))::text::json
-  FROM staged s JOIN grouped g USING (row_no)
-  LEFT JOIN (SELECT g.head_row, jsonb_agg(s.line ORDER BY s.row_no) AS lines
+SELECT :audience_id, s.row_no, s.tax_code, s.name, coalesce(s.language, 'vi'), o.ids,
+       (left(s.data, -1) || CASE s.data WHEN '{}' THEN '' ELSE ',' END || '"lines":[' || coalesce(l.lines, '') || ']}')::json
+  FROM staged s
+  JOIN (SELECT r.row_no, array_agg(a.id ORDER BY r.place) AS ids
+          FROM reached r JOIN address a ON lower(a.email) = r.key GROUP BY r.row_no) o USING (row_no)
+  LEFT JOIN (SELECT g.head_row AS row_no, string_agg(s.line, ',' ORDER BY s.row_no) AS lines
                FROM staged s JOIN grouped g USING (row_no)
-              WHERE g.verdict IN ('accepted', 'line') AND s.line IS NOT NULL GROUP BY g.head_row) l ON l.head_row = s.row_no
-  JOIN (SELECT x.row_no, array_agg(a.id ORDER BY e.place) AS ids
-          FROM staged x JOIN grouped y USING (row_no) CROSS JOIN LATERAL unnest(x.emails) WITH ORDINALITY AS e (email, place)
-          JOIN address a ON lower(a.email) = lower(e.email)
-         WHERE y.verdict = 'accepted' GROUP BY x.row_no) o ON o.row_no = s.row_no
- WHERE g.verdict = 'accepted' ORDER BY s.row_no
+              WHERE g.verdict IN ('accepted', 'line') AND s.line IS NOT NULL GROUP BY g.head_row) l USING (row_no)
+ ORDER BY s.row_no
 """
 
 _TAXPAYERS = """
 INSERT INTO taxpayer (tax_code, name, language, updated_at)
-SELECT tax_code, name, language, :now FROM recipient WHERE audience_id = :audience_id
+SELECT tax_code, name, language, :now FROM recipient WHERE audience_id = :audience_id ORDER BY tax_code
 ON CONFLICT (tax_code) DO UPDATE SET name = excluded.name, language = excluded.language, updated_at = excluded.updated_at
  WHERE (taxpayer.name, taxpayer.language) IS DISTINCT FROM (excluded.name, excluded.language)
 """
@@ -103,23 +131,25 @@ _HISTORY = """
 INSERT INTO taxpayer_address (taxpayer_id, address_id, first_seen_at, last_seen_at)
 SELECT DISTINCT t.id, x.address_id, cast(:now AS timestamptz), cast(:now AS timestamptz)
   FROM recipient r JOIN taxpayer t ON t.tax_code = r.tax_code CROSS JOIN LATERAL unnest(r.address_ids) AS x (address_id)
- WHERE r.audience_id = :audience_id
+ WHERE r.audience_id = :audience_id ORDER BY 1, 2
 ON CONFLICT (taxpayer_id, address_id) DO UPDATE SET last_seen_at = excluded.last_seen_at
 """
 
 _VERDICTS = {
     "missing": (
-        "rejected", "missing",
-        "Thiếu một ô bắt buộc của thư ({columns}). Hãy điền vào.",
-        "A cell that the mail needs is empty ({columns}). Fill it in.",
+        "rejected",
+        "Ô này bắt buộc nhưng đang trống, và không dòng nào khác của mã số thuế này điền đủ. Hãy điền vào.",
+        "This cell is required and empty, and no other row of this tax code fills it. Fill it in.",
     ),
     "differs": (
-        "rejected", "differs",
-        "Mã số thuế này đã có ở dòng {row} với nội dung khác. Hãy giữ một dòng đúng.",
-        "This tax code stands in row {row} with other content. Keep the right one.",
+        "rejected",
+        "Khác với dòng {row} của cùng mã số thuế ({columns}). Hãy sửa cho giống nhau, hoặc bỏ dòng sai.",
+        "It differs from row {row} of the same tax code ({columns}). Make both say the same, or remove the wrong one.",
     ),
     "repeated": (
-        "merged", "repeated", "Lặp lại dòng khác của cùng mã số thuế; chỉ gửi một lần.", "It repeats another row of the tax code; sent once.",
+        "merged",
+        "Lặp lại nội dung đã có từ dòng {row} của cùng mã số thuế; chỉ tính một lần.",
+        "It repeats what the rows of the same tax code from row {row} on say; it counts once.",
     ),
 }  # fmt: skip
 
@@ -145,48 +175,62 @@ def load(
     """
     columns, rows, total = find_columns(template, open_tables(path))
     audience_id = _begin(connection, path, template, columns, now)
+    connection.execute(text("SET LOCAL work_mem = '64MB'"))
+    connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged, pg_temp.ranked, pg_temp.grouped, pg_temp.reached"))
     connection.execute(text(_STAGE))
-    loader = _Loader(connection, audience_id, template, RowReader(template, columns))
+    loader = _Loader(connection, audience_id, RowReader(template, columns))
     loader.run(rows, total, progress)
-    with_lines = bool(template.lines)
-    connection.execute(text("ANALYZE staged"))
-    connection.execute(text(_GROUP), {"with_lines": with_lines})
-    connection.execute(text("ANALYZE grouped"))
-    verdicts = {
-        verdict: number for verdict, number in connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict"))
-    }
+    verdicts = _group(connection, with_lines=bool(template.lines))
     _explain(connection, audience_id, path, template, verdicts)
-    connection.execute(text(_ADDRESSES))
-    if verdicts.get("accepted", 0) > _BIG:
-        connection.execute(text("ANALYZE address"))
-    connection.execute(text(_RECIPIENTS), {"audience_id": audience_id})
-    if verdicts.get("accepted", 0) > _BIG:
-        connection.execute(text("ANALYZE recipient"))
-    connection.execute(text(_TAXPAYERS), {"audience_id": audience_id, "now": now})
-    if verdicts.get("accepted", 0) > _BIG:
-        connection.execute(text("ANALYZE taxpayer"))
-    connection.execute(text(_HISTORY), {"audience_id": audience_id, "now": now})
-    accepted = verdicts.get("accepted", 0)
-    rejected = loader.rejected + verdicts.get("missing", 0) + verdicts.get("differs", 0)
-    merged = verdicts.get("line", 0) + verdicts.get("repeated", 0)
+    _keep(connection, audience_id, now, accepted=verdicts.get("accepted", 0))
     audience = Audience(
-        audience_id, loader.read, accepted, rejected, merged, _totals(connection, audience_id, template), list(columns.unused)
+        audience_id,
+        loader.read,
+        verdicts.get("accepted", 0),
+        loader.rejected + verdicts.get("missing", 0) + verdicts.get("differs", 0),
+        verdicts.get("line", 0) + verdicts.get("repeated", 0),
+        _totals(connection, audience_id, template),
+        list(columns.unused),
     )
-    if accepted + rejected + merged != loader.read:
+    if audience.accepted + audience.rejected + audience.merged != audience.rows_read:
         raise TableError(f"{path.name}: the rows do not add up; nothing was loaded.", fix="Report this with the file.")
     connection.execute(
         text("""UPDATE audience SET rows_read = :read, accepted = :accepted, rejected = :rejected, merged = :merged,
                        totals = cast(:totals AS jsonb) WHERE id = :id"""),
         {
-            "read": loader.read,
-            "accepted": accepted,
-            "rejected": rejected,
-            "merged": merged,
+            "read": audience.rows_read,
+            "accepted": audience.accepted,
+            "rejected": audience.rejected,
+            "merged": audience.merged,
             "totals": orjson.dumps(audience.totals).decode(),
             "id": audience_id,
         },
     )
     return audience
+
+
+def _group(connection: Connection, *, with_lines: bool) -> dict[str, int]:
+    """Say of every staged row what becomes of it; return how many rows met each fate."""
+    connection.execute(text("ANALYZE staged"))
+    connection.execute(text(_RANK))
+    if with_lines:
+        connection.execute(text(_AGREE))
+    connection.execute(text(_GROUP))
+    connection.execute(text("ANALYZE grouped"))
+    return {verdict: number for verdict, number in connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict"))}
+
+
+def _keep(connection: Connection, audience_id: int, now: datetime, *, accepted: int) -> None:
+    """Make recipients of the accepted rows, and bring the register of taxpayers up to date. An address that is in no list keeps its date."""
+    connection.execute(text(_REACHED))
+    connection.execute(text("ANALYZE reached"))
+    connection.execute(text(_ADDRESSES))
+    steps = (("address", _RECIPIENTS), ("recipient", _TAXPAYERS), ("taxpayer", _HISTORY))
+    for table, statement in steps:
+        if accepted > _BIG:
+            # The planner has not heard of the many new rows yet.
+            connection.execute(text(f"ANALYZE {table}"))
+        connection.execute(text(statement), {"audience_id": audience_id, "now": now})
 
 
 def _begin(connection: Connection, path: Path, template: Template, columns: Any, now: datetime) -> int:
@@ -213,16 +257,12 @@ def _begin(connection: Connection, path: Path, template: Template, columns: Any,
 class _Loader:
     """Streams rows into the staging table and problems into the report, a chunk at a time."""
 
-    def __init__(self, connection: Connection, audience_id: int, template: Template, reader: RowReader) -> None:
+    def __init__(self, connection: Connection, audience_id: int, reader: RowReader) -> None:
         self.read = 0
         self.rejected = 0
         self._driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
         self._audience_id = audience_id
-        self._template = template
         self._reader = reader
-        self._required = {
-            field.name for field in template.fields if field.required and field.scope == "recipient"
-        }
 
     def run(self, rows: Iterator[tuple[int, Sequence[Any]]], total: int | None, progress: ProgressCallback | None) -> None:
         while chunk := list(islice(rows, _CHUNK)):
@@ -230,8 +270,6 @@ class _Loader:
             problems: list[Problem] = []
             for row_no, cells in chunk:
                 found = self._reader.read(row_no, cells)
-                if isinstance(found, Member) and not self._template.lines:
-                    found = self._reader.missing(found, cells) or found
                 if isinstance(found, Problem):
                     problems.append(found)
                     self.rejected += 1
@@ -246,18 +284,22 @@ class _Loader:
 
     def _stage(self, members: list[Member]) -> None:
         with self._driver.cursor() as cursor, cursor.copy(
-            "COPY staged (row_no, tax_code, fingerprint, complete, emails, header, line) FROM STDIN"
+            "COPY staged (row_no, tax_code, lacking, head_hash, line_hash, name, language, emails, data, line) FROM STDIN"
         ) as copy:
             for member in members:
+                header = member.header
+                head_hash = _hash(orjson.dumps(header, option=orjson.OPT_SORT_KEYS))
+                line = orjson.dumps(member.line, option=orjson.OPT_SORT_KEYS) if member.line else None
+                name, language = header.pop("name", None), header.pop("language", None)
+                header.pop("email", None)
                 copy.write_row((
-                    member.row_no,
-                    member.tax_code,
-                    member.fingerprint(),
-                    self._required <= member.header.keys(),
-                    member.emails,
-                    orjson.dumps(member.header).decode(),
-                    orjson.dumps(member.line).decode() if member.line else None,
+                    member.row_no, member.tax_code, member.lacking, head_hash, _hash(line) if line else None,
+                    name, language, " ".join(member.emails), orjson.dumps(header).decode(), line.decode() if line else None,
                 ))  # fmt: skip
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)
 
 
 def copy_problems(driver: psycopg.Connection[Any], audience_id: int, problems: list[Problem]) -> None:
@@ -278,29 +320,24 @@ def _explain(connection: Connection, audience_id: int, path: Path, template: Tem
     """Report the rows that the grouping rejected or merged as repeats. Their cells are read from the file again: they are few."""
     if not verdicts.keys() & _VERDICTS.keys():
         return
-    told = {
-        row_no: (verdict, head_row, tax_code)
-        for row_no, verdict, head_row, tax_code in connection.execute(
-            text("SELECT row_no, verdict, head_row, tax_code FROM grouped WHERE verdict IN ('missing', 'differs', 'repeated')")
-        )
-    }
-    required = ", ".join(
-        field.label["vi"] for field in template.fields if field.required and field.scope == "recipient"
-    )
     columns, rows, _ = find_columns(template, open_tables(path))
-    heading = next(column.heading for column in columns.used if column.field.name == "tax_code")
+    own = {column.field.name: column for column in columns.used if not column.line}
     driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
     problems: list[Problem] = []
-    for row_no, cells in rows:
-        if row_no not in told:
-            continue
-        verdict, head_row, tax_code = told[row_no]
-        kind, code, vi, en = _VERDICTS[verdict]
-        shown = reading.fields.masked(tax_code)
-        words = {"row": head_row, "columns": required}
-        problems.append(
-            Problem(row_no, kind, heading, shown, code, vi.format(**words), en.format(**words), [cell_text(cell) for cell in cells])
-        )
+    told = connection.execution_options(stream_results=True, yield_per=_CHUNK).execute(text(_TOLD), {"with_lines": bool(template.lines)})
+    # Both are in the order of the file.
+    for row_no, verdict, head_row, lacking, differing in told:
+        cells = next(cells for number, cells in rows if number == row_no)
+        kind, vi, en = _VERDICTS[verdict]
+        about = [column for name, column in own.items() if name in (differing or ())] or [own["tax_code"]]
+        if lacking and verdict == "missing":
+            about = [column for column in own.values() if column.heading == lacking]
+        index = about[0].index
+        words = {"row": head_row, "columns": ", ".join(column.heading for column in about)}
+        problems.append(Problem(
+            row_no, kind, about[0].heading, shown(cells[index] if index < len(cells) else ""), verdict, vi.format(**words), en.format(**words),
+            [cell_text(cell) for cell in cells],
+        ))  # fmt: skip
         if len(problems) >= _CHUNK:
             copy_problems(driver, audience_id, problems)
             problems = []

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
-
-import orjson
 
 from notifier.audience import fields
 from notifier.audience.columns import Column, Columns, check, match
 from notifier.audience.fields import CellError
 from notifier.audience.tables import HEADER_ROWS, Table
 from notifier.errors import TableError
-from notifier.rendering.catalogue import Template
+from notifier.rendering.catalogue import Field, Template
 
 
 @dataclass(slots=True)
@@ -34,19 +31,18 @@ class Problem:
 
 @dataclass(slots=True)
 class Member:
-    """A good row: `header` holds what belongs to the whole mail (with name, email, language), `line` one line of it or None."""
+    """A good row: `header` holds what belongs to the whole mail (with name, email, language), `line` one line of it or None.
+
+    `lacking` is the heading of the first cell that a mail needs and this row leaves blank; only a later row of a mail may do so.
+    """
 
     row_no: int
     tax_code: str
     header: dict[str, Any]
     emails: list[str]
     line: dict[str, Any] | None
+    lacking: str | None = None
     warnings: list[Problem] = field(default_factory=list)
-
-    def fingerprint(self) -> int:
-        """Return the same 63-bit number for the same content."""
-        content = orjson.dumps([self.header, self.line], option=orjson.OPT_SORT_KEYS)
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
 
 
 def find_columns(template: Template, tables: Sequence[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
@@ -100,65 +96,85 @@ def cell_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+_STANDARD = ("tax_code", "email", "name")
+_Step = tuple[Column, int, str, Field, Callable[[Any, Field], Any]]
+
+
 class RowReader:
     """Reads the rows of one table."""
 
     def __init__(self, template: Template, columns: Columns) -> None:
         """Prepare the parsers of the columns in use."""
-        self._columns = {column.field.name: column for column in columns.used if not column.line}
-        standard = {"tax_code", "name", "email", "language"}
-        self._header = [column for column in columns.used if not column.line and column.field.name not in standard]
-        self._lines = [column for column in columns.used if column.line]
+        own = {column.field.name: column for column in columns.used if not column.line}
+        self._tax_code, self._email, self._name = own["tax_code"], own["email"], own["name"]
+        self._header = [_step(column) for name, column in own.items() if name not in _STANDARD]
+        self._lines = [_step(column) for column in columns.used if column.line]
+        self._needed = [
+            (self._name.field.name, self._name), (self._email.field.name, self._email),
+            *((key, column) for column, _, key, kind, _ in self._header if kind.required and kind.scope == "recipient"),
+        ]  # fmt: skip
         self._width = len(columns.headings)
+        # Only where several rows make one mail may a row leave to another what belongs to the whole mail.
+        self._may_lack = bool(template.lines)
 
     def read(self, row_no: int, cells: Sequence[Any]) -> Member | Problem:
         """Check a row; the first thing wrong with it rejects it."""
-        column = self._columns["tax_code"]
+        if len(cells) < self._width:
+            cells = [*cells, *[""] * (self._width - len(cells))]
+        column = self._tax_code
+        header: dict[str, Any] = {}
+        line: dict[str, Any] = {}
+        emails: list[str] = []
+        bad: list[tuple[str, CellError]] = []
+        lacking = None
         try:
-            code = fields.tax_code(self._cell(cells, column))
-            column = self._columns["email"]
-            emails, bad = fields.addresses(self._cell(cells, column))
-            if not emails:
-                raise bad[0][1]
-            column = self._columns["name"]
-            name = fields.text(self._cell(cells, column), column.field)
-            if name is None:
-                raise CellError("name-missing", "Thiếu tên người nộp thuế. Hãy điền vào.", "The name is missing. Fill it in.")
-            header: dict[str, Any] = {"name": name, "email": ";".join(sorted(each.lower() for each in emails))}
-            if "language" in self._columns:
-                header["language"] = fields.language(self._cell(cells, self._columns["language"]))
-            for column in self._header:
-                value = fields.PARSERS[column.field.type](self._cell(cells, column), column.field)
-                if value is not None:
-                    header[column.field.name] = value
-            line = {}
-            for column in self._lines:
-                value = fields.PARSERS[column.field.type](self._cell(cells, column), column.field)
-                if value is not None:
-                    line[column.field.name] = value
-            # A field that lacks in one line only: said only when the line has anything at all.
-            for column in self._lines:
-                if line and column.field.required and column.field.name not in line:
-                    raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+            code = fields.tax_code(cells[column.index])
+            column = self._email
+            if not self._may_lack or fields.as_text(cells[column.index]):
+                emails, bad = fields.addresses(cells[column.index])
+                if not emails:
+                    raise bad[0][1]
+                header["email"] = emails[0].lower() if len(emails) == 1 else ";".join(sorted(each.lower() for each in emails))
+            column = self._name
+            if (name := fields.text(cells[column.index], column.field)) is not None:
+                header["name"] = name
+            for column, index, key, kind, parse in self._header:
+                if (value := parse(cells[index], kind)) is not None:
+                    header[key] = value
+            for key, column in self._needed:
+                if key not in header:
+                    if not self._may_lack:
+                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+                    lacking = column.heading
+                    break
+            for column, index, key, kind, parse in self._lines:
+                if (value := parse(cells[index], kind)) is not None:
+                    line[key] = value
+            if line:
+                for column, _, key, kind, _ in self._lines:
+                    if kind.required and key not in line:
+                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
         except CellError as error:
-            return self._problem(row_no, column, self._cell(cells, column), error, cells, "rejected")
-        member = Member(row_no, code, header, emails, line or None)
+            return self._problem(row_no, column, cells[column.index], error, cells, "rejected")
+        member = Member(row_no, code, header, emails, line or None, lacking)
         if bad:
-            column = self._columns["email"]
-            member.warnings = [self._problem(row_no, column, part, error, cells, "warning") for part, error in bad]
+            member.warnings = [self._problem(row_no, self._email, part, error, cells, "warning") for part, error in bad]
         return member
 
-    def missing(self, member: Member, cells: Sequence[Any]) -> Problem | None:
-        """Return what lacks in a row that begins a mail (a later row of the same mail may leave it blank)."""
-        for column in self._header:
-            if column.field.required and column.field.scope == "recipient" and column.field.name not in member.header:
-                error = CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
-                return self._problem(member.row_no, column, "", error, cells, "rejected")
-        return None
-
-    def _cell(self, cells: Sequence[Any], column: Column) -> Any:
-        return cells[column.index] if column.index < len(cells) else None
-
     def _problem(self, row_no: int, column: Column, value: Any, error: CellError, cells: Sequence[Any], kind: str) -> Problem:
-        shown = fields.masked(cell_text(value))[:200]
-        return Problem(row_no, kind, column.heading, shown, error.code, error.vi, error.en, [cell_text(cell) for cell in cells])
+        return Problem(row_no, kind, column.heading, shown(value), error.code, error.vi, error.en, [cell_text(cell) for cell in cells])
+
+
+def _step(column: Column) -> _Step:
+    parse = _language if column.field.name == "language" and not column.line else fields.PARSERS[column.field.type]
+    return column, column.index, column.field.name, column.field, parse
+
+
+def _language(value: Any, _: Field) -> str | None:
+    # A blank cell says nothing: the mail's first row, or in the end Vietnamese, decides.
+    return fields.language(value) if fields.as_text(value) else None
+
+
+def shown(value: Any) -> str:
+    """Return a cell as it may stand beside a sentence: personal numbers masked, never long."""
+    return fields.masked(cell_text(value))[:200]
