@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import chain
 from typing import Any
 
 from notifier.audience import fields
 from notifier.audience.columns import Column, Columns, check, match
 from notifier.audience.fields import CellError
-from notifier.audience.tables import HEADER_ROWS, Table
+from notifier.audience.tables import Table
 from notifier.errors import TableError
 from notifier.rendering.catalogue import Field, Template
 
@@ -45,29 +46,28 @@ class Member:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def find_columns(template: Template, tables: Sequence[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
+def find_columns(template: Template, tables: Iterable[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
     """Return the columns of the first table that has them, its rows after the headings, and how many rows it has if that is known.
 
     Titles may stand above the headings: of the first rows, the one that names most columns is taken. Raise TableError.
     """
-    first_error: TableError | None = None
+    errors: list[tuple[int, TableError]] = []
     for table in tables:
-        head: list[tuple[int, Sequence[Any]]] = []
-        for row in table.rows:
-            head.append(row)
-            if len(head) >= HEADER_ROWS:
-                break
-        if not head:
+        if not table.head:
             continue
+        counts = [_known(template, row) for row in table.head]
+        best = counts.index(max(counts))
         try:
-            best = max(range(len(head)), key=lambda at: _known(template, head[at]))
-            columns = match(template, *head[best])
+            columns = match(template, *table.head[best])
             check(template, columns)
         except TableError as error:
-            first_error = first_error or error
+            errors.append((counts[best], error))
             continue
-        return columns, _chain(head[best + 1 :], table.rows), table.total
-    raise first_error or TableError("The list is empty.", fix="Export it again.")
+        return columns, chain(table.head[best + 1 :], table.rest), table.total
+    if errors:
+        # The sheet that comes closest is the one that was meant; the first of several.
+        raise max(errors, key=lambda each: each[0])[1]
+    raise TableError("The list is empty.", fix="Export it again.")
 
 
 def _known(template: Template, row: tuple[int, Sequence[Any]]) -> int:
@@ -76,13 +76,6 @@ def _known(template: Template, row: tuple[int, Sequence[Any]]) -> int:
     except TableError:
         # Headings with a doubled column are headings, too; `match` names the double when they are chosen.
         return len(row[1])
-
-
-def _chain(
-    first: list[tuple[int, Sequence[Any]]], rest: Iterator[tuple[int, Sequence[Any]]]
-) -> Iterator[tuple[int, Sequence[Any]]]:
-    yield from first
-    yield from rest
 
 
 def cell_text(value: Any) -> str:

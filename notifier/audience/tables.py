@@ -6,22 +6,20 @@ Every limit guards against a file that is something else than it says: a zip bom
 from __future__ import annotations
 
 import csv
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import python_calamine
 from charset_normalizer import from_bytes
 
+from notifier.audience.sheets import Book, NumberedRow, refuse_unsafe
 from notifier.errors import TableError
 
 MAX_CELL_CHARS = 100_000
 MAX_LINE_CHARS = 1_000_000
 MAX_COLUMNS = 500
-MAX_UNPACKED_BYTES = 1_500_000_000
-MAX_RATIO = 200
 HEADER_ROWS = 20
 _SAMPLE_BYTES = 256 * 1024
 _SHEETS = {".xlsx", ".xlsm", ".xls", ".ods"}
@@ -35,17 +33,27 @@ Cells = Sequence[Any]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of a file: `rows` yields (row number as the spreadsheet program counts, cells); blank rows are left out."""
+    """One table of a file: its first rows, and the rest in a stream. Blank rows are left out.
+
+    A row is its number as the spreadsheet program counts, and its cells. `total` is the number of rows, where it is known.
+    """
 
     name: str
-    rows: Iterator[tuple[int, Cells]]
+    head: list[tuple[int, Cells]]
+    rest: Iterator[tuple[int, Cells]]
     total: int | None
 
 
-def open_tables(path: Path) -> list[Table]:
-    """Return the tables of a file, sheets in their order; raise TableError when it is none, or not a safe one."""
+def open_tables(path: Path) -> Iterator[Table]:
+    """Return the tables of a file, sheets in their order; raise TableError when it is none, or not a safe one.
+
+    A sheet's rows can be read until the next sheet is asked for.
+    """
     if path.is_dir():
         raise TableError(f"{path.name} is a folder.", fix="Name the list's file.")
+    if path.exists() and not path.is_file():
+        # A pipe or a device would be waited for without end.
+        raise TableError(f"{path.name} is not a file.", fix="Name the list's file.")
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -57,58 +65,29 @@ def open_tables(path: Path) -> list[Table]:
         raise TableError(f"{path.name} is empty.", fix="Export the list again.")
     kind = path.suffix.lower()
     if kind in _SHEETS:
-        return _sheets(path, start)
+        refuse_unsafe(path, start)
+        return _sheets(path)
     if kind in _TEXTS:
         if start.startswith((_ZIP, _OLE)):
             raise TableError(f"{path.name} is a spreadsheet, not text.", fix="Give it the ending .xlsx, .xls or .ods.")
-        return [_text(path)]
+        return iter([_text(path)])
     raise TableError(f"{path.name} is not a kind of list that can be read.", fix="Use .csv, .xlsx, .xls or .ods.")
 
 
 # --- spreadsheets ------------------------------------------------------------------------------------------------------------------
 
 
-def _sheets(path: Path, start: bytes) -> list[Table]:
-    if start.startswith(_ZIP):
-        _refuse_bomb(path)
-    elif not start.startswith(_OLE):
-        raise TableError(f"{path.name} is not a spreadsheet, whatever its ending says.", fix="Export the list again.")
-    elif path.suffix.lower() in {".xlsx", ".xlsm"}:
-        raise TableError(f"{path.name} is protected by a password, or an old .xls file.", fix="Save it as .xlsx without a password.")
-    try:
-        book = python_calamine.load_workbook(str(path))
-        return [_sheet(book, name) for name in book.sheet_names]
-    except (python_calamine.CalamineError, OSError, ValueError) as error:
-        raise TableError(f"{path.name} cannot be read as a spreadsheet: {error}.", fix="Save it again as .xlsx.") from None
+def _sheets(path: Path) -> Iterator[Table]:
+    book = Book(path, head=HEADER_ROWS)
+    for name, total, head in book.sheets():
+        yield Table(name, list(_bounded(name, head)), _bounded(name, book.rest()), total)
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Look at the sizes that a zip names before anything of it is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError):
-        raise TableError(f"{path.name} is damaged.", fix="Export the list again.") from None
-    unpacked = sum(entry.file_size for entry in entries)
-    packed = max(1, sum(entry.compress_size for entry in entries))
-    if unpacked > MAX_UNPACKED_BYTES or (unpacked > 50_000_000 and unpacked / packed > MAX_RATIO):  # noqa: PLR2004
-        raise TableError(f"{path.name} would unpack to {unpacked // 1_000_000} MB.", fix="Split the list, or export it as .csv.")
-
-
-def _sheet(book: Any, name: str) -> Table:
-    sheet = book.get_sheet_by_name(name)
-
-    def rows() -> Iterator[tuple[int, Cells]]:
-        try:
-            for number, cells in enumerate(sheet.iter_rows(), 1):
-                if len(cells) > MAX_COLUMNS:
-                    raise TableError(f"The sheet {name} has more than {MAX_COLUMNS} columns.", fix="Remove those not needed.")
-                if any(cell != "" and cell is not None for cell in cells):
-                    yield number, cells
-        except python_calamine.CalamineError as error:
-            raise TableError(f"The sheet {name} is damaged: {error}.", fix="Save it again as .xlsx.") from None
-
-    return Table(name, rows(), sheet.total_height)
+def _bounded(name: str, rows: Iterable[NumberedRow]) -> Iterator[tuple[int, Cells]]:
+    for number, cells in rows:
+        if len(cells) > MAX_COLUMNS:
+            raise TableError(f"The sheet {name} has more than {MAX_COLUMNS} columns.", fix="Remove those not needed.")
+        yield number, cells
 
 
 # --- text --------------------------------------------------------------------------------------------------------------------------
@@ -197,4 +176,5 @@ def _text(path: Path) -> Table:
             except csv.Error as error:
                 raise TableError(f"{path.name}: line {lines.number} cannot be read: {error}.", fix="Correct that line.") from None
 
-    return Table(path.name, rows(), None)
+    rest = rows()
+    return Table(path.name, list(islice(rest, HEADER_ROWS)), rest, None)
