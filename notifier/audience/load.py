@@ -324,7 +324,7 @@ def _explain(connection: Connection, audience_id: int, path: Path, template: Tem
     own = {column.field.name: column for column in columns.used if not column.line}
     driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
     problems: list[Problem] = []
-    told = connection.execution_options(stream_results=True, yield_per=_CHUNK).execute(text(_TOLD), {"with_lines": bool(template.lines)})
+    told = connection.execute(text(_TOLD), {"with_lines": bool(template.lines)}, execution_options={"yield_per": _CHUNK})
     # Both are in the order of the file.
     for row_no, verdict, head_row, lacking, differing in told:
         cells = next(cells for number, cells in rows if number == row_no)

@@ -12,25 +12,33 @@ from sqlalchemy import Connection, text
 from notifier.errors import TableError
 
 _MOST_SHEET_ROWS = 1_048_575
+_MOST_CELL_CHARS = 32_000
 _KINDS = {"rejected": "Không nhận / Rejected", "warning": "Lưu ý / Warning", "merged": "Gộp / Merged"}
 _ADDED = ("Dòng / Row", "Kết quả / Result", "Cột / Column", "Giá trị / Value", "Việc cần làm", "What to do")
 
 
 def write_problems(connection: Connection, audience_id: int, out: Path) -> int:
     """Write the problems of an audience to `out` (.xlsx or .csv) and return how many; raise TableError for another ending."""
+    kind = out.suffix.lower()
+    if kind not in {".csv", ".xlsx"}:
+        raise TableError(f"{out.name} is neither a .csv nor an .xlsx file.", fix="Let its name end in one of them.")
     header = connection.scalar(text("SELECT header FROM audience WHERE id = :id"), {"id": audience_id}) or []
-    rows = connection.execution_options(stream_results=True, yield_per=2_000).execute(
+    rows = connection.execute(
         text("""SELECT row_no, kind, column_name, value, problem_vi, problem_en, cells FROM audience_reject
                  WHERE audience_id = :id ORDER BY row_no, kind"""),
         {"id": audience_id},
+        execution_options={"yield_per": 2_000},
     )
-    table = ([row[0], _KINDS[row[1]], *row[2:6], *row[6]] for row in rows)
+    table = ([row[0], _KINDS[row[1]], *row[2:6], *(cell[:_MOST_CELL_CHARS] for cell in row[6])] for row in rows)
     headings = [*_ADDED, *header]
-    if out.suffix.lower() == ".csv":
-        return _write_csv(out, headings, table)
-    if out.suffix.lower() == ".xlsx":
-        return _write_xlsx(out, headings, table)
-    raise TableError(f"{out.name} is neither a .csv nor an .xlsx file.", fix="Let its name end in one of them.")
+    # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
+    part = out.with_name(out.name + ".part")
+    try:
+        written = _write_csv(part, headings, table) if kind == ".csv" else _write_xlsx(part, headings, table)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return written
 
 
 def _write_csv(out: Path, headings: list[str], table: Iterator[list[object]]) -> int:

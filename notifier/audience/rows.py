@@ -47,7 +47,7 @@ class Member:
 
 
 def find_columns(template: Template, tables: Iterable[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
-    """Return the columns of the first table that has them, its rows after the headings, and how many rows it has if that is known.
+    """Return the columns of the first table that has them, its rows after the headings, and how many those are at most, if known.
 
     Titles may stand above the headings: of the first rows, the one that names most columns is taken. Raise TableError.
     """
@@ -63,7 +63,8 @@ def find_columns(template: Template, tables: Iterable[Table]) -> tuple[Columns, 
         except TableError as error:
             errors.append((counts[best], error))
             continue
-        return columns, chain(table.head[best + 1 :], table.rest), table.total
+        left = None if table.total is None else table.total - columns.header_row
+        return columns, chain(table.head[best + 1 :], table.rest), left
     if errors:
         # The sheet that comes closest is the one that was meant; the first of several.
         raise max(errors, key=lambda each: each[0])[1]

@@ -28,6 +28,9 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # The way of unpacking goes by the ending; people rename files, so the content says which ending it should be.
 _ODS_TYPE = b"application/vnd.oasis.opendocument.spreadsheet"
 
+# What the system says to a process that used up its seconds, where it has such limits.
+_TOO_LONG = getattr(signal, "SIGXCPU", signal.SIGTERM)
+
 NumberedRow = tuple[int, list[Any]]
 
 
@@ -115,7 +118,7 @@ class Book:
         return message
 
     def _failure(self, code: int) -> TableError:
-        if code in {-signal.SIGXCPU, -signal.SIGKILL}:
+        if code in {-_TOO_LONG, -signal.SIGKILL}:
             return TableError(f"{self._path.name} takes too long to unpack.", fix="Export the list as .csv.")
         return TableError(
             f"{self._path.name} takes more memory to unpack than a list may: its cells reach too far, or it is damaged.",

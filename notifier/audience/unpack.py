@@ -34,8 +34,8 @@ def limit(memory: int, seconds: int) -> None:
         try:
             kind = getattr(resource, name)
             hard = resource.getrlimit(kind)[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(kind, (most, most))
+            bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (bound, bound))
         except (AttributeError, ValueError, OSError):
             continue
 
@@ -67,7 +67,7 @@ def main(path: str, first: int) -> None:
         if about.typ != python_calamine.SheetTypeEnum.WorkSheet:
             continue
         sheet = book.get_sheet_by_name(about.name)
-        _write({"sheet": about.name, "rows": sheet.total_height})
+        _write({"sheet": about.name, "rows": sheet.end[0] + 1 if sheet.end else 0})
         rows = _rows(sheet)
         _write({"cells": list(islice(rows, first))})
         sys.stdout.buffer.flush()
