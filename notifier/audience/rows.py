@@ -34,7 +34,7 @@ class Problem:
 class Member:
     """A good row: `header` holds what belongs to the whole mail (with name, email, language), `line` one line of it or None.
 
-    `lacking` is the heading of the first cell that a mail needs and this row leaves blank; only a later row of a mail may do so.
+    `lacking` names the first field that a mail needs and this row leaves blank; only a later row of a mail may do so.
     """
 
     row_no: int
@@ -139,7 +139,7 @@ class RowReader:
                 if key not in header:
                     if not self._may_lack:
                         raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
-                    lacking = column.heading
+                    lacking = key
                     break
             for column, index, key, kind, parse in self._lines:
                 if (value := parse(cells[index], kind)) is not None:
