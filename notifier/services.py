@@ -37,6 +37,8 @@ class Services:
         self.settings = settings or Settings.from_env()
         self.clock = clock
         self._app = app
+        # The streams of single notices by template version: they never change, so each is looked up once.
+        self.streams: dict[str, int] = {}
 
     @cached_property
     def engine(self) -> Engine:

@@ -33,12 +33,16 @@ def suppress(session: Session, address_id: int, topic: str, *, reason: str, sour
     return row.first() is not None
 
 
-def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetime) -> bool:
-    """Write to an address about `topic` again; say whether it had been suppressed."""
+def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetime, reason: str | None = None) -> bool:
+    """Write to an address about `topic` again; say whether it had been suppressed. With `reason`, only what was suppressed for that.
+
+    The owner of an address may take back an opt-out of theirs, but not the fact that the address bounced.
+    """
     row = session.execute(
         text("""UPDATE suppression SET lifted_at = :now, lifted_by = :by
-                 WHERE address_id = :address_id AND topic = :topic AND lifted_at IS NULL RETURNING id"""),
-        {"address_id": address_id, "topic": topic, "by": by, "now": now},
+                 WHERE address_id = :address_id AND topic = :topic AND lifted_at IS NULL
+                   AND (cast(:reason AS text) IS NULL OR reason = :reason) RETURNING id"""),
+        {"address_id": address_id, "topic": topic, "by": by, "now": now, "reason": reason},
     )
     return row.first() is not None
 

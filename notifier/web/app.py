@@ -1,3 +1,50 @@
-from fastapi import FastAPI
-def create_app() -> FastAPI:
-    return FastAPI()
+"""The web application: put together here, nothing else."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from notifier.embedded.mailbox import Mailbox
+from notifier.observability import configure_logging
+from notifier.services import Services
+from notifier.web import health, inbox, public
+from notifier.web.pages import PRIVATE, STYLE, page
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(services: Services | None = None) -> FastAPI:
+    """Return the application over `services`, or over the environment's settings (as `notifier web` runs it)."""
+    if services is None:
+        services = Services()
+        configure_logging(services.settings, "web")
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(public.make_router(services))
+    app.include_router(health.make_router(services))
+    mail = services.settings.var / "mail"
+    has_inbox = mail.is_dir()
+    if has_inbox:
+        app.include_router(inbox.make_router(Mailbox(mail)))
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    def home(request: Request) -> Response:
+        return page(request, "home.html", has_inbox=has_inbox)
+
+    @app.get("/style.css", include_in_schema=False)
+    def style() -> Response:
+        return Response(STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "max-age=3600"})
+
+    @app.exception_handler(HTTPException)
+    def refuse(request: Request, error: HTTPException) -> Response:
+        code = {404: "page", 405: "method"}.get(error.status_code, "page")
+        return page(request, "message.html", status=error.status_code, code=code)
+
+    @app.exception_handler(Exception)
+    def fail(request: Request, error: Exception) -> Response:
+        # The kind of error is enough to find it; its words may hold personal data.
+        log.error("request_failed", error=type(error).__name__, path=request.scope["route"].path if "route" in request.scope else "")
+        return Response("Lỗi hệ thống. / Something went wrong.\n", status_code=500, media_type="text/plain", headers=PRIVATE)
+
+    return app
