@@ -72,7 +72,7 @@ class State:
     begun: int = 0
     struck: int = 0
     connections: int = 0
-    commands: int = 0
+    most_connections: int = 0
     deferred: Counter[bytes] = field(default_factory=Counter)
     random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - repeatable misbehaviour, not security
 
@@ -96,6 +96,7 @@ class State:
             "distinct": len(self.ids),
             "duplicates": self.received - len(self.ids),
             "connections": self.connections,
+            "most_connections": self.most_connections,
         }
         if ids:
             value["message_ids"] = {key.decode("ascii", "replace"): number for key, number in self.ids.items()}
@@ -123,6 +124,7 @@ class Session(asyncio.Protocol):
         """Greet."""
         self.transport = cast("asyncio.Transport", transport)
         self.state.connections += 1
+        self.state.most_connections = max(self.state.most_connections, self.state.connections)
         script = self.state.script
         if script.hang_at == "greeting":
             self.hanging = True
@@ -318,6 +320,7 @@ class Control(asyncio.Protocol):
                 self.state.deferred.clear()
             if request.get("reset"):
                 self.state.received = 0
+                self.state.most_connections = self.state.connections
                 self.state.ids.clear()
             if self.transport is not None:
                 answer = self.state.to_json(ids=bool(request.get("ids")))
@@ -392,7 +395,7 @@ class Catcher:
         return self
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request to the control port and return the answer: {received, distinct, duplicates, connections[, message_ids]}."""
+        """Send a request to the control port and return the answer: {received, distinct, duplicates, connections, most_connections[, message_ids]}."""
         with socket.create_connection((LOOPBACK, self._control), timeout=10) as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:

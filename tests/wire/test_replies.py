@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
-from dialogue import Notes, drive, with_server
+from tests.wire.dialogue import Notes, drive, with_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ EHLO = b"250-s.test\r\n250 PIPELINING\r\n"
 class Server:
     """Speaks SMTP with given replies, in pieces of given sizes, and notes which texts it took."""
 
-    def __init__(self, replies: dict[bytes, Sequence[bytes]], pieces: Sequence[int] = (), *, offer: bytes = EHLO) -> None:
+    def __init__(self, replies: Mapping[bytes, Sequence[bytes]], pieces: Sequence[int] = (), *, offer: bytes = EHLO) -> None:
         self.replies = {verb: list(options) for verb, options in replies.items()}
         self.pieces = list(pieces) or [1 << 16]
         self.offer = offer

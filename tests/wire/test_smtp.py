@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import aiosmtplib
 import pytest
-from dialogue import Notes, drive, send
+from tests.wire.dialogue import Notes, drive, send
 
 from notifier.delivery.smtp import PipelinedConnection, PlainConnection, connect
 from notifier.delivery.verdicts import Fate

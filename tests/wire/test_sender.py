@@ -1,0 +1,476 @@
+"""The sender between a real database, a real broker and a server that misbehaves: what is written is what happened."""
+
+from __future__ import annotations
+
+import csv
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import text
+
+from notifier.db import plain_url
+from notifier.delivery import batches
+from notifier.delivery.sender import Sender
+from notifier.domain import suppression
+from notifier.domain.calendar import HANOI, Window
+from notifier.domain.definitions import Definition, load_definition
+from notifier.embedded.catcher import Catcher
+from notifier.flows import campaign as story
+from notifier.invented import HEADINGS, invented_rows
+from notifier.services import Services
+from notifier.settings import Settings
+from notifier.testing import ROOT
+from notifier.worker import lifecycle
+
+
+@dataclass
+class World:
+    """Services with a sender and a sink."""
+
+    services: Services
+    sink: Catcher
+    folder: Path
+    asked: int = 0
+    hooks: dict[int, Callable[[], object]] = field(default_factory=dict)
+    _sender: Sender | None = None
+
+    @property
+    def sender(self) -> Sender:
+        """The sender under test, made with the routes that the settings name."""
+        if self._sender is None:
+            self._sender = lifecycle.make_sender(self.services)
+            self._sender.stopping = self._stopping
+        return self._sender
+
+    def _stopping(self) -> bool:
+        self.asked += 1
+        hook = self.hooks.pop(self.asked, None)
+        return hook is not None and hook() is True
+
+    def at(self, number: int, hook: Callable[[], object]) -> None:
+        """Call `hook` when the sender asks for the so-manieth time whether it shall stop; True stops it."""
+        self.hooks[self.asked + number] = hook
+
+    def launch(self, emails: list[str] | int, **changes: Any) -> str:
+        """Launch the debt notice to `emails`, or to so many invented businesses."""
+        count = emails if isinstance(emails, int) else len(emails)
+        path = self.folder / f"{uuid.uuid4().hex}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADINGS)
+            for number, row in enumerate(invented_rows(count, lines=1)):
+                writer.writerow(row if isinstance(emails, int) else [*row[:2], emails[number], *row[3:]])
+        definition = replace(self.definition(), **changes)
+        return story.launch(self.services, definition, audience=path).name
+
+    @staticmethod
+    def definition() -> Definition:
+        """Return a campaign of the debt notice that may go out now."""
+        found = load_definition(ROOT / "campaigns" / "debt-notice.toml", name=f"c{uuid.uuid4().hex[:8]}")
+        return replace(found, window=None, not_after=None)
+
+    def sql(self, statement: str, **values: object) -> list[Any]:
+        """Run a statement and return its rows."""
+        with self.services.engine.begin() as connection:
+            result = connection.execute(text(statement), values)
+            return list(result.all()) if result.returns_rows else []
+
+    def deliver(self) -> None:
+        """Deliver every batch that may be leased now, once."""
+        with self.services.engine.begin() as connection:
+            ids = batches.ready_batches(connection, "campaign")
+        for batch_id in ids:
+            self.sender.deliver(batch_id)
+
+    def wait_and_gather(self) -> None:
+        """Let all deferred messages be due, put them into batches and deliver these."""
+        self.sql("UPDATE message SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
+        with self.services.engine.begin() as connection:
+            batches.gather(connection, "campaign", route_of=self.services.routes.of_domain, now=datetime.now(UTC))
+        self.deliver()
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Return the campaign's counts, which add up."""
+        found = story.status(self.services, name).to_json()
+        kinds = ("queued", "deferred", "accepted", "refused", "skipped_total", "expired", "cancelled", "held", "given_up")
+        assert sum(found[kind] for kind in kinds) == found["total"]
+        return found
+
+    def assert_all_once(self, name: str, mails: int) -> None:
+        """Check that all was accepted and is at the sink exactly once."""
+        status = self.status(name)
+        assert (status["accepted"], status["state"]) == (mails, "finished")
+        seen = self.sink.ask()
+        assert (seen["distinct"], seen["duplicates"]) == (mails, 0)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
+    with Catcher() as running:
+        yield running
+
+
+@pytest.fixture
+def routes_file() -> str:
+    return ""
+
+
+@pytest.fixture
+def world(settings: Settings, server: Catcher, tmp_path: Path, routes_file: str) -> Iterator[World]:
+    server.ask(script={}, reset=True)
+    file = None
+    if routes_file:
+        file = tmp_path / "routes.toml"
+        file.write_text(routes_file)
+    services = Services(replace(settings, smtp_url=server.url, routes_file=file))
+    made = World(services, server, tmp_path)
+    yield made
+    made.sender.close()
+    services.close()
+
+
+AUDIT = """
+CREATE TABLE audit (batch_id bigint, mark int, unsettled int);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit SELECT NEW.id, NEW.started_through, count(*) FROM message
+     WHERE batch_id = NEW.id AND state = 'queued' AND position <= NEW.started_through;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER UPDATE ON batch FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+def test_watermark_is_never_more_than_the_window_ahead(world: World) -> None:
+    name = world.launch(700)
+    world.sql(AUDIT)
+    world.deliver()
+    world.assert_all_once(name, 700)
+    [(most, settles)] = world.sql("SELECT max(unsettled), count(*) FROM audit")
+    assert 0 < most <= batches.WINDOW
+    assert settles > 2 * 700 / batches.WINDOW
+    marks = world.sql("SELECT bool_and(mark >= before) FROM (SELECT mark, lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before FROM audit) x")
+    assert marks == [(True,)]
+
+
+def test_row_keeps_what_was_sent_and_said(world: World) -> None:
+    name = world.launch(30)
+    world.deliver()
+    world.assert_all_once(name, 30)
+    rows = world.sql("SELECT id, attempts, doubts, detail, host, length(sha256), settled_at FROM message")
+    assert {(row.attempts, row.doubts, row.host, row.length) for row in rows} == {(1, 0, "127.0.0.1", 32)}
+    assert all(row.detail.startswith("250 2.0.0 Ok: queued as") for row in rows)
+    stored = world.sink.ask(ids=True)["message_ids"]
+    assert {key.strip("<").split("@")[0] for key in stored} == {str(row.id) for row in rows}
+
+
+def test_each_outcome_is_told_apart(world: World) -> None:
+    emails = [f"{word}+{n}@simulate.test" for n in range(8) for word in ("delivered", "bounce", "full", "block")]
+    # A block of ours slows the route, so the rest of the batch waits; deliver until nothing is left.
+    name = world.launch([email for email in emails if not email.startswith("block")])
+    world.deliver()
+    status = world.status(name)
+    assert (status["accepted"], status["refused"], status["deferred"]) == (8, 8, 8)
+    assert world.sql("SELECT count(*), min(reason) FROM suppression WHERE topic = '*'") == [(8, "hard_bounce")]
+    assert world.sql("SELECT count(*) FROM message_event WHERE kind = 'deferred'") == [(8,)]
+    assert world.sql("SELECT count(*) FROM message WHERE state = 'deferred' AND due_at > settled_at AND batch_id IS NULL") == [(8,)]
+    again = world.launch(["bounce+0@simulate.test", "delivered+0@simulate.test"])
+    world.deliver()
+    assert world.status(again)["skipped"] == {"hard_bounce": 1}
+
+
+def test_block_of_the_sender_slows_the_route_and_is_not_held_against_the_address(world: World) -> None:
+    name = world.launch(["block@simulate.test", *[f"u{n}@example.test" for n in range(40)]])
+    world.deliver()
+    status = world.status(name)
+    assert status["refused"] == 1
+    assert world.sql("SELECT count(*) FROM suppression") == [(0,)]
+    [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
+    assert (state, due > datetime.now(UTC)) == ("ready", True)
+    resume_route(world)
+    world.deliver()
+    assert world.status(name)["accepted"] == 40
+
+
+def resume_route(world: World) -> None:
+    """Let the routes be used at once that were to be left alone."""
+    with redis.Redis.from_url(world.services.settings.require_broker()) as client:
+        client.flushall()
+    world.sql("UPDATE batch SET due_at = clock_timestamp() WHERE state = 'ready'")
+
+
+def test_deferred_message_comes_back_in_a_batch_of_its_own(world: World) -> None:
+    name = world.launch([f"defer+{n}@simulate.test" for n in range(5)])
+    world.deliver()
+    assert world.status(name)["deferred"] == 5
+    for _ in range(2):
+        world.wait_and_gather()
+    world.assert_all_once(name, 5)
+    assert world.sql("SELECT DISTINCT attempts FROM message") == [(3,)]
+
+
+def test_message_expires_instead_of_waiting_past_its_end(world: World) -> None:
+    name = world.launch(["full@simulate.test", "delivered@simulate.test"], not_after=datetime.now(UTC) + timedelta(seconds=0.9))
+    world.deliver()
+    status = world.status(name)
+    assert (status["accepted"], status["expired"], status["state"]) == (1, 1, "finished")
+
+
+def test_nothing_is_sent_after_the_end(world: World) -> None:
+    name = world.launch(20)
+    world.sql("UPDATE campaign SET not_after = clock_timestamp() - interval '1 second'")
+    world.deliver()
+    assert world.status(name)["expired"] == 20
+    assert world.sink.ask()["received"] == 0
+
+
+@pytest.mark.parametrize("policy", ["resend", "hold"])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "lost"])
+def test_reply_lost_after_the_dot(world: World, policy: str, stored: bool) -> None:
+    name = world.launch(60, in_doubt=policy)
+    world.sink.set_script(at_dot="keep-drop" if stored else "drop", every=10, first=3)
+    for _ in range(4):
+        world.deliver()
+        resume_route(world)
+    status = world.status(name)
+    assert status["in_doubt"] == 3
+    # A message whose envelope was thrice behind a lost one waits for another batch as well.
+    assert 54 <= status["accepted"] <= 57
+    if policy == "hold":
+        assert status["held"] == 3
+        assert world.sink.ask()["duplicates"] == 0
+        assert story.decide_in_doubt(world.services, name, resend=True) == 3
+    world.wait_and_gather()
+    status, seen = world.status(name), world.sink.ask()
+    assert (status["accepted"], status["state"], status["in_doubt"]) == (60, "finished", 3)
+    assert (seen["distinct"], seen["duplicates"]) == (60, 3 if stored else 0)
+
+
+def test_pause_is_seen_within_the_window(world: World) -> None:
+    name = world.launch(400)
+    world.at(100, lambda: story.pause(world.services, name))
+    world.deliver()
+    status = world.status(name)
+    assert status["state"] == "paused"
+    assert 0 < status["accepted"] <= 100 + 2 * batches.WINDOW
+    assert world.sink.ask()["received"] == status["accepted"]
+    world.deliver()
+    assert world.sink.ask()["received"] == status["accepted"]
+    story.resume(world.services, name)
+    world.deliver()
+    world.assert_all_once(name, 400)
+
+
+def test_polite_stop_leaves_nothing_in_doubt(world: World) -> None:
+    name = world.launch(300)
+    world.at(120, lambda: True)
+    world.deliver()
+    status = world.status(name)
+    assert (status["queued"] + status["accepted"], status["in_doubt"]) == (300, 0)
+    assert world.sink.ask()["received"] == status["accepted"] < 120
+    assert world.sql("SELECT state::text FROM batch") == [("ready",)]
+    world.deliver()
+    world.assert_all_once(name, 300)
+
+
+def test_opting_out_while_the_batch_is_sent_counts(world: World) -> None:
+    name = world.launch(400)
+    [(last,)] = world.sql("SELECT address_id FROM message WHERE position = 399")
+
+    def opt_out() -> None:
+        with world.services.session() as session:
+            suppression.suppress(session, last, "debt-notice", reason="unsubscribed", source="link", now=datetime.now(UTC))
+
+    world.at(100, opt_out)
+    world.deliver()
+    status = world.status(name)
+    assert (status["accepted"], status["skipped"]) == (399, {"unsubscribed": 1})
+    assert world.sink.ask()["received"] == 399
+
+
+def test_lost_lease_ends_the_batch_and_doubts_are_bounded(world: World) -> None:
+    name = world.launch(400)
+    world.at(100, lambda: world.sql("UPDATE batch SET lease_owner = gen_random_uuid()"))
+    world.deliver()
+    assert world.status(name)["accepted"] <= 100
+    assert world.sink.ask()["received"] <= 100 + batches.WINDOW
+    world.sql("UPDATE batch SET lease_until = clock_timestamp() - interval '1 second'")
+    with world.services.engine.begin() as connection:
+        found = batches.recover(connection)
+    assert 0 < found.in_doubt <= batches.WINDOW
+    world.deliver()
+    status, seen = world.status(name), world.sink.ask()
+    assert (status["accepted"], status["in_doubt"], seen["distinct"]) == (400, found.in_doubt, 400)
+    assert seen["duplicates"] <= found.in_doubt
+
+
+def test_database_connection_lost_in_mid_batch_changes_nothing(world: World) -> None:
+    name = world.launch(400)
+    ended: list[Any] = []
+
+    def cut() -> None:
+        with psycopg.connect(plain_url(world.services.settings.require_database()), autocommit=True) as connection:
+            ended.extend(connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'notifier-sender' AND datname = current_database()"
+            ))
+
+    for number in (50, 150, 151, 300):
+        world.at(number, cut)
+    world.deliver()
+    assert len(ended) >= 3
+    world.assert_all_once(name, 400)
+    assert world.status(name)["in_doubt"] == 0
+
+
+def test_batch_is_delivered_once_however_often_it_is_woken(world: World) -> None:
+    name = world.launch(100)
+    [(batch_id,)] = world.sql("SELECT id FROM batch")
+    other = lifecycle.make_sender(world.services)
+    world.at(50, lambda: None)
+    for _ in range(3):
+        world.sender.deliver(batch_id)
+    other.deliver(batch_id)
+    other.close()
+    world.assert_all_once(name, 100)
+
+
+@pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
+def test_server_that_asks_to_slow_down_is_left_alone(world: World, stage: str) -> None:
+    name = world.launch(100)
+    world.sink.set_script(every=20, first=1, **{stage: "421 4.7.0 too fast"})
+    world.deliver()
+    assert world.status(name)["accepted"] < 100
+    [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
+    assert (state, due > datetime.now(UTC)) == ("ready", True)
+    # Another batch of the same route is not tried either.
+    received = world.sink.ask()["received"]
+    world.sql("UPDATE batch SET due_at = clock_timestamp() WHERE state = 'ready'")
+    world.deliver()
+    assert world.sink.ask()["received"] == received
+    resume_route(world)
+    world.deliver()
+    world.wait_and_gather()
+    world.assert_all_once(name, 100)
+    assert world.status(name)["in_doubt"] == 0
+
+
+@pytest.mark.parametrize("script", [{"close_after": 7}, {"close_at": "data", "every": 9}, {"pipelining": False, "close_after": 7}], ids=str)
+def test_server_that_hangs_up_often_loses_and_doubles_nothing(world: World, script: dict[str, Any]) -> None:
+    name = world.launch(100)
+    world.sink.set_script(**script)
+    for _ in range(20):
+        world.deliver()
+        resume_route(world)
+        world.wait_and_gather()
+        if world.status(name)["state"] == "finished":
+            break
+        world.sink.set_script(**script)
+    world.assert_all_once(name, 100)
+    assert world.status(name)["in_doubt"] == 0
+
+
+@pytest.mark.parametrize(
+    "script",
+    [{"greeting": "421 4.3.2 busy"}, {"greeting": "554 5.7.1 no"}, {"close_at": "greeting"}, {"close_at": "ehlo"}, {"limit_connections": 1}],
+    ids=str,
+)
+def test_server_that_will_not_talk_costs_no_attempt(world: World, script: dict[str, Any]) -> None:
+    name = world.launch(60)
+    world.sink.set_script(**script)
+    world.deliver()
+    status = world.status(name)
+    assert status["queued"] + status["accepted"] == 60
+    assert world.sql("SELECT DISTINCT attempts FROM message WHERE state = 'queued'") in ([(0,)], [])
+    world.sink.set_script()
+    resume_route(world)
+    world.deliver()
+    world.assert_all_once(name, 60)
+
+
+def test_closed_window_sends_nothing_and_names_the_next_opening(world: World) -> None:
+    now = datetime.now(HANOI)
+    # A window of the other half of the day.
+    hours = ("13:00", "20:00") if now.hour < 12 else ("01:00", "11:00")
+    name = world.launch(10, window=Window.from_json({"days": "all", "from": hours[0], "to": hours[1]}))
+    world.deliver()
+    assert world.status(name)["queued"] == 10
+    world.sql("UPDATE batch SET due_at = clock_timestamp()")
+    world.deliver()
+    assert world.sink.ask()["received"] == 0
+    [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
+    assert state == "ready"
+    assert f"{due.astimezone(HANOI):%H:%M}" == hours[0]
+
+
+@pytest.mark.parametrize("routes_file", ['[[route]]\nname = "relay"\nper_minute = 1200\n'])
+def test_rate_of_a_route_is_kept(world: World) -> None:
+    name = world.launch(50)
+    began = time.monotonic()
+    world.deliver()
+    world.assert_all_once(name, 50)
+    burst, rate = 20, 20
+    assert 50 <= burst + (time.monotonic() - began) * rate + 1
+
+
+@pytest.mark.parametrize("routes_file", ['[[route]]\nname = "relay"\nper_minute = 2\n'])
+def test_batch_is_given_back_when_the_rate_leaves_no_room(world: World) -> None:
+    name = world.launch(20)
+    world.deliver()
+    assert world.status(name)["accepted"] == 1
+    [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
+    assert (state, due > datetime.now(UTC) + timedelta(seconds=5)) == ("ready", True)
+
+
+def test_pace_of_a_campaign_is_kept(world: World) -> None:
+    name = world.launch(45, pace_per_minute=1200)
+    began = time.monotonic()
+    world.deliver()
+    world.assert_all_once(name, 45)
+    assert 45 <= 20 + (time.monotonic() - began) * 20 + 1
+
+
+@pytest.mark.parametrize("routes_file", ['[[route]]\nname = "relay"\nconnections = 2\nmessages_per_connection = 10\n'])
+def test_connections_of_a_route_are_limited_for_all_workers_together(world: World) -> None:
+    name = world.launch(100)
+    world.deliver()
+    world.assert_all_once(name, 100)
+    # A connection that says QUIT may still be seen while its successor comes.
+    assert world.sink.ask()["most_connections"] <= 4
+    second = world.launch(100)
+    other = lifecycle.make_sender(world.services)
+    held: list[int] = []
+
+    async def claim() -> None:
+        held.append(await other.throttle.slots("relay", 2, 2))
+
+    other._loop.run_until_complete(claim())
+    assert held == [2]
+    world.deliver()
+    assert world.status(second)["queued"] == 100
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "routes_file", ['[[route]]\nname = "small"\ndomains = ["simulate.test"]\nper_minute = 2\n[[route]]\nname = "relay"\n']
+)
+def test_slow_route_holds_up_nobody_else(world: World) -> None:
+    name = world.launch([f"delivered+{n}@simulate.test" for n in range(10)] + [f"u{n}@example.test" for n in range(10)])
+    world.deliver()
+    assert world.status(name)["accepted"] == 11
+    assert world.sql("SELECT route, state::text FROM batch ORDER BY route") == [("relay", "done"), ("small", "ready")]
+
+
+def test_row_that_cannot_be_rendered_costs_that_row_alone(world: World) -> None:
+    name = world.launch(20)
+    world.sql("UPDATE recipient SET data = '{\"lines\": 7}' WHERE row_no = (SELECT min(row_no) FROM recipient)")
+    world.deliver()
+    status = world.status(name)
+    assert (status["accepted"], status["skipped"]) == (19, {"unrenderable": 1})
