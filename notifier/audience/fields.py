@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -30,19 +30,21 @@ class CellError(Exception):
 
 # --- text --------------------------------------------------------------------------------------------------------------------------
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​‎‏‪-‮⁠-⁤﻿\ud800-\udfff]")
+# Characters that have no width or turn the direction of a line: they come along when a cell is copied, and hide what a text says.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def as_text(value: Any) -> str:
     """Return a cell as one line of NFC text; a whole number without its decimal point."""
-    if isinstance(value, str):
+    if value.__class__ is str:
         if value.isprintable():
-            # The usual case by the short way: no control characters, no odd spaces.
+            # The usual case by the short way: nothing invisible, no control characters, no odd spaces.
             value = value.strip()
             if not value.isascii() and not unicodedata.is_normalized("NFC", value):
                 value = unicodedata.normalize("NFC", value)
-            return " ".join(value.split()) if "  " in value else value
-        return " ".join(unicodedata.normalize("NFC", _CONTROL.sub(" ", value)).split())
+            return " ".join(value.split()) if "  " in value else str(value)
+        return " ".join(unicodedata.normalize("NFC", _CONTROL.sub(" ", _INVISIBLE.sub("", value))).split())
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -66,11 +68,12 @@ def text(value: Any, field: Field) -> str | None:
 
 # --- tax codes ---------------------------------------------------------------------------------------------------------------------
 
-_CODE = re.compile(r"(\d{10})(?:-?(\d{3}))?")
-_PERSONAL = re.compile(r"\d{12}")
-_SPACES = re.compile(r"[\s.'_ ]+")
-_DASHES = re.compile(r"[‐-―−]")
-_NINE_DIGITS = 9
+_CODE = re.compile(r"([0-9]{10})(?:-?([0-9]{3}))?")
+_PERSONAL = re.compile(r"[0-9]{12}")
+_LOST_ZERO = re.compile(r"([1-9][0-9]{8})(-?[0-9]{3})?")
+_DECIMAL_ZERO = re.compile(r"([0-9]{9,13})[.,]0")
+_SEPARATORS_OF_CODES = re.compile(r"[\s.'’_]+")
+_DASHES = re.compile(r"[\u2010-\u2015\u2212]")
 
 
 def check_digit_holds(digits: str) -> bool:
@@ -83,17 +86,19 @@ def check_digit_holds(digits: str) -> bool:
 def tax_code(value: Any) -> str:
     """Return a tax code as 10 digits, 10-3 digits or 12 digits; raise CellError.
 
-    Spreadsheets drop the leading zero of the city's codes: nine digits get it back if the check digit then holds. A 12-digit personal
-    number has no check digit (domain facts, part A).
+    Spreadsheets drop the leading zero of the city's codes: it is given back if the check digit then holds. A 12-digit personal number has
+    no check digit (domain facts, part A), but begins with a zero: twelve digits that do not may be a dependent unit's code without its own.
     """
     found = as_text(value)
     if not found:
         raise CellError("tax-code-missing", "Thiếu mã số thuế. Hãy điền vào.", "The tax code is missing. Fill it in.")
     if not found.isascii():
         found = _DASHES.sub("-", unicodedata.normalize("NFKC", found))
-    if not found.isdigit():
-        found = _SPACES.sub("", found)
-    if len(found) == _NINE_DIGITS and found.isdigit():
+    if not found.isdecimal():
+        # Programs write a number that was taken for an amount as 101234567.0; without its point it would be another code.
+        decimal = _DECIMAL_ZERO.fullmatch(found)
+        found = decimal[1] if decimal else _SEPARATORS_OF_CODES.sub("", found)
+    if (lost := _LOST_ZERO.fullmatch(found)) and check_digit_holds("0" + lost[1]):
         found = "0" + found
     if _PERSONAL.fullmatch(found):
         return found
@@ -101,8 +106,8 @@ def tax_code(value: Any) -> str:
     if match is None or match[2] == "000":
         raise CellError(
             "tax-code-form",
-            "Mã số thuế phải có 10 chữ số, 10 và 3 chữ số (ví dụ 0100109106-001) hoặc 12 chữ số.",
-            "A tax code has 10 digits, 10 and 3 digits (0100109106-001), or 12 digits.",
+            "Mã số thuế phải có 10 chữ số, 10 và 3 chữ số (ví dụ 0100109106-001) hoặc 12 chữ số. Hãy sửa lại.",
+            "A tax code has 10 digits, 10 and 3 digits (0100109106-001), or 12 digits. Correct it.",
         )
     if not check_digit_holds(match[1]):
         raise CellError(
@@ -114,11 +119,16 @@ def tax_code(value: Any) -> str:
 
 
 def masked(value: str) -> str:
-    """Return a value with every 12-digit run, which may be a personal number, shown as `0010******45`."""
-    return _TWELVE.sub(lambda found: f"{found[0][:4]}******{found[0][-2:]}", value)
+    """Return a value with every run of 12 digits, which may be a personal number, shown as `0010******45`; however it is spaced."""
+    return _TWELVE.sub(lambda found: _hidden(found[0]), value)
 
 
-_TWELVE = re.compile(r"(?<!\d)\d{12}(?!\d)")
+def _hidden(found: str) -> str:
+    digits = [char for char in found if char.isdecimal()]
+    return f"{''.join(digits[:4])}******{''.join(digits[-2:])}"
+
+
+_TWELVE = re.compile(r"(?<!\d)\d(?:[ .\-\u00a0]?\d){11}(?!\d)")
 
 # --- addresses ---------------------------------------------------------------------------------------------------------------------
 
@@ -134,7 +144,11 @@ _TYPOS = {
     "iclou.com": "icloud.com", "icloud.con": "icloud.com",
 }  # fmt: skip
 _MOST_ADDRESSES = 10
+_MOST_PARTS = 40
 _MOST_ADDRESS_CHARS = 254
+_BRACKETED = re.compile(r"<([^<>]*)>")
+# Ends that no domain has, and what was meant; a slip of the finger in a domain that is in no list.
+_WRONG_ENDS = {".con": ".com", ".cmo": ".com", ".ocm": ".com", ".comm": ".com", ".vnn": ".vn"}
 
 
 def address(value: str) -> str:
@@ -144,11 +158,13 @@ def address(value: str) -> str:
         try:
             checked = validate_email(value, check_deliverability=False, allow_smtputf8=False, test_environment=True)
         except EmailNotValidError as error:
-            raise CellError("address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", f"The address is not valid: {error}") from None
+            raise CellError("address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", f"The address is not valid: {error} Correct it.") from None
         value = checked.ascii_email or checked.normalized
     name, _, domain = value.rpartition("@")
     domain = domain.lower()
-    if better := _TYPOS.get(domain):
+    end = domain[domain.rfind(".") :]
+    better = _TYPOS.get(domain) or (domain.removesuffix(end) + _WRONG_ENDS[end] if end in _WRONG_ENDS else None)
+    if better:
         raise CellError(
             "address-typo",
             f"Có phải ý bạn là {name}@{better}? Hãy sửa lại địa chỉ.",
@@ -157,18 +173,28 @@ def address(value: str) -> str:
     return f"{name}@{domain}"
 
 
+def _is_plain(value: str) -> bool:
+    """Say whether a cell is one address as most are: nothing to correct, nothing to suspect."""
+    if not _USUAL.fullmatch(value) or len(value) > _MOST_ADDRESS_CHARS:
+        return False
+    domain = value[value.rfind("@") + 1 :]
+    return domain.islower() and domain not in _TYPOS and domain[domain.rfind(".") :] not in _WRONG_ENDS
+
+
 def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
     """Return a cell's good addresses, each once, and the bad ones with their errors; raise CellError when there is none at all."""
     found = as_text(value)
     if not found:
         raise CellError("address-missing", "Thiếu địa chỉ thư điện tử. Hãy điền vào.", "The e-mail address is missing. Fill it in.")
-    if _USUAL.fullmatch(found) and found.rpartition("@")[2].islower() and found.rpartition("@")[2] not in _TYPOS:
+    if _is_plain(found):
         return [found], []
+    # "Công ty A <a@example.test>": the address stands between the brackets.
+    parts = [part for part in _SEPARATORS.split(" ".join(_BRACKETED.findall(found)) or found) if part]
+    if len(parts) > _MOST_PARTS:
+        raise CellError("addresses", "Ô này không phải danh sách địa chỉ. Hãy sửa lại.", "This cell is no list of addresses. Correct it.")
     good: dict[str, str] = {}
     bad: list[tuple[str, CellError]] = []
-    for part in _SEPARATORS.split(found):
-        if not part:
-            continue
+    for part in parts:
         try:
             each = address(part)
         except CellError as error:
@@ -176,67 +202,85 @@ def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
         else:
             good.setdefault(each.lower(), each)
     if len(good) > _MOST_ADDRESSES:
-        raise CellError("addresses", f"Quá {_MOST_ADDRESSES} địa chỉ trong một ô.", f"More than {_MOST_ADDRESSES} addresses in one cell.")
+        raise CellError(
+            "addresses",
+            f"Quá {_MOST_ADDRESSES} địa chỉ trong một ô. Hãy bớt đi.",
+            f"More than {_MOST_ADDRESSES} addresses in one cell. Remove some.",
+        )
+    if not parts:
+        raise CellError("address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", "The address is not valid. Correct it.")
     return list(good.values()), bad
 
 
 # --- money, numbers, dates, language -----------------------------------------------------------------------------------------------
 
+_USUAL_MONEY = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){0,4}|[0-9]{1,15}")
 _UNIT = re.compile(r"\s*(?:đồng|đ|vnđ|vnd|dong|₫)\.?$", re.IGNORECASE)
-_GROUPED = re.compile(r"\d{1,3}(?:([.,\s])\d{3})(?:\1\d{3})*(?:[.,]0{1,2})?")
-_PLAIN_NUMBER = re.compile(r"\d{1,18}(?:[.,]0{1,2})?")
+# Groups of three after one and the same separator; then, after the other one, nothing but zeros.
+_MONEY = re.compile(r"(?:[1-9][0-9]{0,2}(?:(?P<group>[., ])[0-9]{3})(?:(?P=group)[0-9]{3})*|[0-9]{1,18})(?:(?P<point>[.,])(?P<fraction>[0-9]+))?")
+_MINUS = re.compile(r"[-\u2010-\u2015\u2212]")
 MAX_MONEY = 10**15
 
 
-def money(value: Any, field: Field) -> int | None:
-    """Return whole đồng, or None for an empty cell; raise CellError for anything else than a plain amount of 0 or more."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        amount: int | None = int(value) if float(value).is_integer() else None
-        if amount is None:
-            raise CellError("money-fraction", "Số tiền có phần lẻ của đồng. Hãy làm tròn.", "The amount has a fraction of a đồng. Round it.")
+def money(value: Any, _: Field) -> int | None:
+    """Return whole đồng, or None for an empty cell; raise CellError for anything else than a plain amount of 0 or more.
+
+    `1.234` is 1234, as Vietnam writes; so is `1,234`. At most MAX_MONEY.
+    """
+    if value.__class__ is str and _USUAL_MONEY.fullmatch(value):
+        amount = int(value.replace(".", ""))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not float(value).is_integer():
+            raise _fraction()
+        amount = int(value)
     else:
         found = as_text(value)
         if not found:
             return None
         amount = _money_text(found)
-    if not 0 <= amount <= MAX_MONEY:
-        raise CellError("money-range", "Số tiền âm hoặc quá lớn. Hãy kiểm tra lại.", "The amount is negative or too large. Check it.")
+    if amount < 0:
+        raise CellError("money-negative", "Số tiền âm. Hãy kiểm tra lại.", "The amount is negative. Check it.")
+    if amount > MAX_MONEY:
+        raise CellError("money-range", "Số tiền quá lớn. Hãy kiểm tra lại.", "The amount is too large. Check it.")
     return amount
 
 
-@lru_cache(maxsize=4096)
+def _fraction() -> CellError:
+    return CellError(
+        "money-fraction", "Số tiền có phần lẻ của đồng. Hãy làm tròn.", "The amount has a fraction of a đồng. Round it to whole đồng."
+    )
+
+
 def _money_text(found: str) -> int:
-    bare = _UNIT.sub("", found)
-    negative = bare.startswith("-") or (bare.startswith("(") and bare.endswith(")"))
-    bare = bare.strip("-() ")
-    match = _GROUPED.fullmatch(bare)
-    if match is not None:
-        whole = bare
-        # What follows the last separator, where it differs from the grouping one, is a fraction of zeros.
-        tail = re.search(r"[.,]0{1,2}$", bare)
-        if tail is not None and (tail[0][0] != match[1] or len(tail[0]) < 4):  # noqa: PLR2004
-            whole = bare[: tail.start()]
-        amount = int(re.sub(r"\D", "", whole))
-    elif _PLAIN_NUMBER.fullmatch(bare):
-        amount = int(re.split(r"[.,]", bare)[0])
-    else:
-        raise CellError(
-            "money",
-            "Không phải số tiền. Hãy viết như 1.234.567.",
-            "This is not an amount. Write it as 1.234.567.",
-        )
+    bare = _UNIT.sub("", _MINUS.sub("-", found)).strip()
+    # A sign before or behind, or brackets, as bookkeepers write what is owed to somebody.
+    negative = bare[:1] == "-" or bare[-1:] == "-" or (bare[:1] == "(" and bare[-1:] == ")")
+    if bare[:1] == "(" and bare[-1:] == ")":
+        bare = bare[1:-1]
+    bare = (bare[:-1] if bare[-1:] == "-" else bare.removeprefix("-")).strip()
+    match = _MONEY.fullmatch(unicodedata.normalize("NFKC", bare))
+    if match is None or (match["point"] and match["point"] == match["group"]):
+        raise CellError("money", "Không phải số tiền. Hãy viết như 1.234.567.", "This is not an amount. Write it as 1.234.567.")
+    if match["fraction"] and match["fraction"].strip("0"):
+        raise _fraction()
+    whole = match[0] if match["point"] is None else match[0][: match.start("point") - match.start()]
+    amount = int(re.sub("[^0-9]", "", whole))
     return -amount if negative else amount
 
 
-def integer(value: Any, field: Field) -> int | None:
-    """Return a whole number, or None for an empty cell; raise CellError."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def integer(value: Any, _: Field) -> int | None:
+    """Return a whole number of at most 18 digits, or None for an empty cell; raise CellError."""
     found = as_text(value)
     if not found:
         return None
-    try:
-        return int(found)
-    except ValueError:
-        raise CellError("integer", "Không phải số nguyên.", "This is not a whole number.") from None
+    if not _INTEGER.fullmatch(found):
+        raise CellError(
+            "integer", "Không phải số nguyên. Hãy viết chỉ bằng chữ số.", "This is not a whole number. Write it in digits only."
+        )
+    return int(found)
 
 
 _VIETNAMESE_DATE = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})(?: 0{1,2}:00(?::00)?)?")
@@ -244,7 +288,7 @@ _ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ]00:00(?::00)?)?")
 _EARLIEST, _LATEST = date(1900, 1, 1), date(2200, 1, 1)
 
 
-def day(value: Any, field: Field) -> str | None:
+def day(value: Any, _: Field) -> str | None:
     """Return a date as YYYY-MM-DD, or None for an empty cell; day before month, as Vietnam writes; raise CellError."""
     if isinstance(value, datetime):
         value = value.date()
@@ -256,7 +300,7 @@ def day(value: Any, field: Field) -> str | None:
 
 def _sane_day(value: date) -> str:
     if not _EARLIEST <= value <= _LATEST:
-        raise CellError("date-range", "Ngày nằm ngoài khoảng 1900–2200.", "The date is not between 1900 and 2200.")
+        raise CellError("date-range", "Ngày nằm ngoài khoảng từ 1900 đến 2200. Hãy sửa lại.", "The date is not between 1900 and 2200. Correct it.")
     return value.isoformat()
 
 
@@ -271,17 +315,14 @@ def _day_text(found: str) -> str:
     try:
         return _sane_day(date(*parts))
     except ValueError:
-        raise CellError("date-impossible", "Không có ngày này trong lịch.", "There is no such day in the calendar.") from None
+        raise CellError("date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it.") from None
 
 
-def moment(value: Any, field: Field) -> str | None:
+def moment(value: Any, _: Field) -> str | None:
     """Return a moment with its offset in ISO form, or None for an empty cell; Hanoi's time when it names none; raise CellError."""
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value).isoformat() + ("" if value.tzinfo else "+07:00")
-    if isinstance(value, timedelta):
-        raise CellError("moment", "Không phải thời điểm.", "This is not a moment.")
-    found = as_text(value)
-    if not found:
+        found = value.isoformat()
+    elif not (found := as_text(value)):
         return None
     try:
         parsed = datetime.fromisoformat(found)

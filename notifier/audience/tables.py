@@ -103,10 +103,10 @@ def encoding_of(sample: bytes) -> str:
     if zeros > len(sample[:2000]) // 4:
         return "utf-16-le" if sample[1:2] == b"\0" else "utf-16-be"
     try:
-        # The sample may end within a character.
         sample.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(sample) - 4:
+        # A sample that is cut off may end within a character.
+        if error.start < len(sample) - 4 or len(sample) < _SAMPLE_BYTES:
             best = from_bytes(sample, cp_isolation=["cp1258", "cp1252"]).best()
             return best.encoding if best is not None and best.encoding == "cp1252" and not _vietnamese(sample) else "cp1258"
     return "utf-8"
@@ -140,7 +140,7 @@ def delimiter_of(sample: str) -> str:
     lines = [line for line in sample.splitlines()[:HEADER_ROWS] if line.strip()]
 
     def quality(candidate: str) -> tuple[int, int]:
-        counts = [len(next(csv.reader([line], delimiter=candidate), [])) for line in lines]
+        counts = [len(next(csv.reader([line[:MAX_CELL_CHARS]], delimiter=candidate), [])) for line in lines]
         usual = max(set(counts), key=counts.count, default=1)
         return (counts.count(usual) if usual > 1 else 0, usual)
 
@@ -166,7 +166,7 @@ def _text(path: Path) -> Table:
                 for cells in reader:
                     if len(cells) > MAX_COLUMNS:
                         raise TableError(f"{path.name}: line {number} has more than {MAX_COLUMNS} fields.", fix="Is it a list?")
-                    if any(cells):
+                    if any(cells) and not "".join(cells).isspace():
                         yield number, cells
                     number += 1
             except UnicodeDecodeError:
