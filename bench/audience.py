@@ -52,7 +52,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"list.{arguments.kind}"
         # In a process of its own, so that making the list does not count as memory of loading it.
-        code = f"from bench.audience import write; from pathlib import Path; write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        code = (
+            f"from bench.audience import write; from pathlib import Path; write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent)
         with Postgres(Path(folder) / "postgres") as server:
             services = Services(replace(Settings.from_env(), database_url=server.url))

@@ -37,9 +37,7 @@ def make_engine(url: str, *, pool_size: int = 5, application: str = "notifier") 
     except Exception as error:
         raise SettingsError("NOTIFIER_DATABASE_URL is not a database address.") from error
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-        raise SettingsError(
-            "NOTIFIER_DATABASE_URL is not a PostgreSQL address.", fix="Write it as postgresql://user:password@host/name."
-        )
+        raise SettingsError("NOTIFIER_DATABASE_URL is not a PostgreSQL address.", fix="Write it as postgresql://user:password@host/name.")
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -76,9 +74,7 @@ def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: in
     Idempotent, and safe to run from several processes at once: an advisory lock serialises them.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(7264311)"))
-    present = set(
-        connection.scalars(text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass"))
-    )
+    present = set(connection.scalars(text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass")))
     made = []
     for offset in range(months_ahead + 1):
         first = _month(now.astimezone(UTC), offset)

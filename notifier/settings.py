@@ -40,9 +40,7 @@ class SmtpServer:
         except ValueError:
             port = -1
         if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or port == -1:
-            raise SettingsError(
-                f"{setting} is not an SMTP address.", fix="Write it as smtp://host:25 or smtps://user:password@host."
-            )
+            raise SettingsError(f"{setting} is not an SMTP address.", fix="Write it as smtp://host:25 or smtps://user:password@host.")
         implicit = parts.scheme == "smtps"
         return cls(
             host=parts.hostname,
@@ -168,9 +166,7 @@ class Settings:
         except ValueError:
             steps = ()
         if not steps or not all(0 < step < 1e6 for step in steps):  # noqa: PLR2004 - refuses nan and inf as well
-            raise SettingsError(
-                "NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it."
-            )
+            raise SettingsError("NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it.")
         return steps
 
     @staticmethod
@@ -182,25 +178,19 @@ class Settings:
     def require_database(self) -> str:
         """Return the database URL; raise SettingsError when there is none."""
         if not self.database_url:
-            raise SettingsError(
-                "No database is set.", fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up"
-            )
+            raise SettingsError("No database is set.", fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up")
         return self.database_url
 
     def require_broker(self) -> str:
         """Return the broker URL; raise SettingsError when there is none."""
         if not self.broker_url:
-            raise SettingsError(
-                "No broker is set.", fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up"
-            )
+            raise SettingsError("No broker is set.", fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up")
         return self.broker_url
 
     def require_smtp(self) -> SmtpServer:
         """Return the SMTP server of the default route; raise SettingsError when there is none."""
         if not self.smtp_url:
-            raise SettingsError(
-                "No SMTP server is set.", fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up"
-            )
+            raise SettingsError("No SMTP server is set.", fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up")
         return SmtpServer.parse(self.smtp_url, setting="NOTIFIER_SMTP_URL")
 
     def require_secret(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from notifier.errors import TableError
 from notifier.rendering.catalogue import STANDARD_FIELDS, Field, Template
+
+_REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 
 
 @lru_cache(maxsize=4096)
@@ -57,25 +60,41 @@ def _wanted(template: Template) -> dict[str, tuple[Field, bool]]:
 
 
 def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
-    """Match a row of headings with the template's fields; columns may lack, see `check`. Raise TableError for a doubled one."""
+    """Match a row of headings with the template's fields; columns may lack, see `check`. Raise TableError for a doubled one.
+
+    A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not known with it.
+    """
     wanted = _wanted(template)
-    headings = tuple(str(cell).strip() if cell is not None else "" for cell in cells)
-    used: list[Column] = []
-    unused: list[str] = []
+    headings = tuple(" ".join(unicodedata.normalize("NFC", str(cell)).split()) if cell is not None else "" for cell in cells)
+    found = {index: wanted[plain(heading)] for index, heading in enumerate(headings) if plain(heading) in wanted}
+    exact = {(field.name, line) for field, line in found.values()}
     for index, heading in enumerate(headings):
-        found = wanted.get(plain(heading)) if heading else None
-        if found is None:
-            if heading:
-                unused.append(heading)
-            continue
-        field, line = found
-        if twin := next((column for column in used if column.field.name == field.name and column.line == line), None):
+        meant = wanted.get(plain(_REMARK.sub("", heading))) if index not in found else None
+        # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that was meant.
+        if meant is not None and (meant[0].name, meant[1]) not in exact:
+            found[index] = meant
+    used: list[Column] = []
+    for index, (field, line) in sorted(found.items()):
+        column = Column(index, headings[index], field, line)
+        if twin := next((each for each in used if each.field.name == field.name and each.line == line), None):
             raise TableError(
-                f'The columns "{twin.heading}" and "{heading}" both hold {field.label["en"]} ({field.label["vi"]}).',
+                f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" ({letters(index)}) both hold '
+                f"{field.label['en']} ({field.label['vi']}).",
                 fix="Remove or rename one of them.",
             )
-        used.append(Column(index, heading, field, line))
-    return Columns(row_no, tuple(used), tuple(unused), headings)
+        used.append(column)
+    unused = tuple(heading for index, heading in enumerate(headings) if heading and index not in found)
+    return Columns(row_no, tuple(used), unused, headings)
+
+
+def letters(index: int) -> str:
+    """Return the letters that a spreadsheet program shows above the column: 0 is A, 26 is AA."""
+    name = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        name = chr(ord("A") + rest) + name
+    return name
 
 
 def check(template: Template, columns: Columns) -> None:
@@ -89,6 +108,6 @@ def check(template: Template, columns: Columns) -> None:
     if not any(column.line for column in columns.used):
         lacking = [field for field in lacking if field not in template.lines]
     if lacking:
-        names = ", ".join(f'{field.label["vi"]} ({field.label["en"]})' for field in lacking)
+        names = ", ".join(f"{field.label['vi']} ({field.label['en']})" for field in lacking)
         found = ", ".join(heading for heading in columns.headings if heading)[:1000] or "nothing"
         raise TableError(f"The list has no column for: {names}.", fix=f"Found in row {columns.header_row}: {found}.")

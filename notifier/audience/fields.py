@@ -133,7 +133,9 @@ _TWELVE = re.compile(r"(?<!\d)\d(?:[ .\-\u00a0]?\d){11}(?!\d)")
 # --- addresses ---------------------------------------------------------------------------------------------------------------------
 
 _SEPARATORS = re.compile(r"[\s;,/|]+")
-_USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+-]|\.(?=[A-Za-z0-9_+-])){0,63}@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24})")
+_USUAL = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9_+-]|\.(?=[A-Za-z0-9_+-])){0,63}@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24})"
+)
 _TYPOS = {
     "gmail.con": "gmail.com", "gmail.co": "gmail.com", "gmail.cm": "gmail.com", "gmail.om": "gmail.com", "gmail.vn": "gmail.com",
     "gmail.com.vn": "gmail.com", "gmai.com": "gmail.com", "gmial.com": "gmail.com", "gamil.com": "gmail.com", "gmaill.com": "gmail.com",
@@ -156,9 +158,11 @@ def address(value: str) -> str:
     match = _USUAL.fullmatch(value)
     if match is None or len(value) > _MOST_ADDRESS_CHARS:
         try:
-            checked = validate_email(value, check_deliverability=False, allow_smtputf8=False, test_environment=True)
+            checked = validate_email(value, check_deliverability=False, allow_smtputf8=False, test_environment=True, strict=True)
         except EmailNotValidError as error:
-            raise CellError("address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", f"The address is not valid: {error} Correct it.") from None
+            raise CellError(
+                "address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", f"The address is not valid: {error} Correct it."
+            ) from None
         value = checked.ascii_email or checked.normalized
     name, _, domain = value.rpartition("@")
     domain = domain.lower()
@@ -217,7 +221,9 @@ def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
 _USUAL_MONEY = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){0,4}|[0-9]{1,15}")
 _UNIT = re.compile(r"\s*(?:đồng|đ|vnđ|vnd|dong|₫)\.?$", re.IGNORECASE)
 # Groups of three after one and the same separator; then, after the other one, nothing but zeros.
-_MONEY = re.compile(r"(?:[1-9][0-9]{0,2}(?:(?P<group>[., ])[0-9]{3})(?:(?P=group)[0-9]{3})*|[0-9]{1,18})(?:(?P<point>[.,])(?P<fraction>[0-9]+))?")
+_MONEY = re.compile(
+    r"(?:[1-9][0-9]{0,2}(?:(?P<group>[., ])[0-9]{3})(?:(?P=group)[0-9]{3})*|[0-9]{1,18})(?:(?P<point>[.,])(?P<fraction>[0-9]+))?"
+)
 _MINUS = re.compile(r"[-\u2010-\u2015\u2212]")
 MAX_MONEY = 10**15
 
@@ -300,7 +306,9 @@ def day(value: Any, _: Field) -> str | None:
 
 def _sane_day(value: date) -> str:
     if not _EARLIEST <= value <= _LATEST:
-        raise CellError("date-range", "Ngày nằm ngoài khoảng từ 1900 đến 2200. Hãy sửa lại.", "The date is not between 1900 and 2200. Correct it.")
+        raise CellError(
+            "date-range", "Ngày nằm ngoài khoảng từ 1900 đến 2200. Hãy sửa lại.", "The date is not between 1900 and 2200. Correct it."
+        )
     return value.isoformat()
 
 
@@ -315,7 +323,9 @@ def _day_text(found: str) -> str:
     try:
         return _sane_day(date(*parts))
     except ValueError:
-        raise CellError("date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it.") from None
+        raise CellError(
+            "date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it."
+        ) from None
 
 
 def moment(value: Any, _: Field) -> str | None:

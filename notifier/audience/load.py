@@ -168,9 +168,7 @@ def known_audience(connection: Connection, path: Path, template: Template) -> Au
     return Audience(*row) if row else None
 
 
-def load(
-    connection: Connection, path: Path, template: Template, *, now: datetime, progress: ProgressCallback | None = None
-) -> Audience:
+def load(connection: Connection, path: Path, template: Template, *, now: datetime, progress: ProgressCallback | None = None) -> Audience:
     """Load a list for `template` within the caller's transaction; raise TableError when it is no such list.
 
     `progress(rows, total or None)` is called now and then. Memory stays flat, however long the list is.
@@ -316,9 +314,12 @@ def copy_problems(driver: psycopg.Connection[Any], audience_id: int, problems: l
     """Add problems to an audience's report."""
     if not problems:
         return
-    with driver.cursor() as cursor, cursor.copy(
-        "COPY audience_reject (audience_id, row_no, kind, column_name, value, code, problem_vi, problem_en, cells) FROM STDIN"
-    ) as copy:
+    with (
+        driver.cursor() as cursor,
+        cursor.copy(
+            "COPY audience_reject (audience_id, row_no, kind, column_name, value, code, problem_vi, problem_en, cells) FROM STDIN"
+        ) as copy,
+    ):
         for each in problems:
             cells = orjson.dumps([cell.replace("\0", " ") for cell in each.cells]).decode().replace("\\u0000", " ")
             copy.write_row((

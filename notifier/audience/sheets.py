@@ -112,9 +112,7 @@ class Book:
         if "error" in message:
             if message["error"] == "memory":
                 raise self._failure(0)
-            raise TableError(
-                f"{self._path.name} cannot be read as a spreadsheet: {message['error'][:200]}.", fix="Save it again as .xlsx."
-            )
+            raise TableError(f"{self._path.name} cannot be read as a spreadsheet: {message['error'][:200]}.", fix="Save it again as .xlsx.")
         return message
 
     def _failure(self, code: int) -> TableError:

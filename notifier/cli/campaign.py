@@ -157,7 +157,9 @@ def launch(
     file: File,
     audience: ListFile = None,
     name: OtherName = None,
-    at: Annotated[datetime | None, typer.Option("--at", help="Start then (Hanoi time).", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"])] = None,
+    at: Annotated[
+        datetime | None, typer.Option("--at", help="Start then (Hanoi time).", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"])
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and show progress until it is finished.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -41,9 +41,7 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def make_instance(
-    settings: Settings, *, port: int, workers: int, web: bool = True, logs: bool = True, keep_mail: bool = True
-) -> Instance:
+def make_instance(settings: Settings, *, port: int, workers: int, web: bool = True, logs: bool = True, keep_mail: bool = True) -> Instance:
     """Return an instance that is ready to be started."""
     return Instance(
         settings,

@@ -421,9 +421,7 @@ def recover(connection: Connection) -> Recovery:
     """
     batches = in_doubt = set_aside = 0
     for batch_id, mark, recoveries, policy in connection.execute(_DEAD).all():
-        result = connection.execute(
-            _DOUBT, {"batch_id": batch_id, "mark": mark, "hold": policy == "hold", "most": MAX_DOUBTS}
-        )
+        result = connection.execute(_DOUBT, {"batch_id": batch_id, "mark": mark, "hold": policy == "hold", "most": MAX_DOUBTS})
         in_doubt += result.rowcount
         aside = recoveries + 1 >= MAX_RECOVERIES
         connection.execute(

@@ -80,7 +80,7 @@ def load_routes(server: SmtpServer, path: Path | None) -> Routes:
 def _route(entry: dict[str, Any], number: int, server: SmtpServer) -> tuple[Route, list[str]]:
     name = entry.get("name")
     if not isinstance(name, str) or not name:
-        raise SettingsError(f"Route {number} of the routes file has no name.", fix="Add name = \"…\".")
+        raise SettingsError(f"Route {number} of the routes file has no name.", fix='Add name = "…".')
     known = {"name", "domains", "smtp", "connections", "messages_per_connection", "per_minute"}
     if unknown := sorted(set(entry) - known):
         raise SettingsError(f"Route {name} has the unknown key {unknown[0]}.", fix=f"Known are: {', '.join(sorted(known))}.")
@@ -96,7 +96,5 @@ def _route(entry: dict[str, Any], number: int, server: SmtpServer) -> tuple[Rout
     if smtp := entry.get("smtp"):
         server = SmtpServer.parse(str(smtp), setting=f"smtp of route {name}")
         if server.password:
-            raise SettingsError(
-                f"Route {name} has a password in the routes file.", fix="Passwords belong in NOTIFIER_SMTP_URL only."
-            )
+            raise SettingsError(f"Route {name} has a password in the routes file.", fix="Passwords belong in NOTIFIER_SMTP_URL only.")
     return Route(name, server, **limits), [domain.lower() for domain in domains]

@@ -153,9 +153,7 @@ class Sender:
 class _Run:
     """One batch under way. Connections pull messages from it and tell it their fate; `go` settles and decides when it is over."""
 
-    def __init__(
-        self, sender: Sender, lease: Lease, route: Route, job: Job, rows: list[Row], loaded_at: datetime
-    ) -> None:
+    def __init__(self, sender: Sender, lease: Lease, route: Route, job: Job, rows: list[Row], loaded_at: datetime) -> None:
         self.sender = sender
         self.lease = lease
         self.route = route
@@ -229,21 +227,27 @@ class _Run:
         return Outgoing(row.position, envelope, content)
 
     def _note(
-        self, row: Row, state: str, detail: str, now: float, *, tried: bool = True, host: str = "", sha256: str = "",
-        due: float | None = None, doubt: bool = False, dead: bool = False,
+        self,
+        row: Row,
+        state: str,
+        detail: str,
+        now: float,
+        *,
+        tried: bool = True,
+        host: str = "",
+        sha256: str = "",
+        due: float | None = None,
+        doubt: bool = False,
+        dead: bool = False,
     ) -> None:
-        self.outcomes.append(
-            Outcome(row.position, state, now, row.attempts + tried, row.doubts + doubt, detail, host, sha256, due, dead)
-        )
+        self.outcomes.append(Outcome(row.position, state, now, row.attempts + tried, row.doubts + doubt, detail, host, sha256, due, dead))
 
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Hear the fate of a message that was pulled; called once for each."""
         now = time.time()
         if verdict.fate is Fate.ACCEPTED:
             row, digest, began = self.under_way.pop(message.position)
-            self.outcomes.append(
-                Outcome(row.position, "accepted", now, row.attempts + 1, row.doubts, verdict.detail, host, digest)
-            )
+            self.outcomes.append(Outcome(row.position, "accepted", now, row.attempts + 1, row.doubts, verdict.detail, host, digest))
             self.accepted = True
             self.failures = 0
             if len(self.outcomes) >= GROUP and not self.changed.is_set():

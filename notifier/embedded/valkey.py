@@ -35,7 +35,7 @@ class Valkey:
         config.touch(mode=0o600)
         config.write_text(
             f'bind {LOOPBACK}\nport {port}\nrequirepass {password}\ndir "{self.folder}"\ndbfilename dump.rdb\n'
-            "save 60 1\nappendonly no\nmaxmemory-policy noeviction\nlogfile \"\"\n"
+            'save 60 1\nappendonly no\nmaxmemory-policy noeviction\nlogfile ""\n'
         )
         log_path = self.folder / "log"
         with log_path.open("ab") as log:

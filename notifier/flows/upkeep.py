@@ -38,9 +38,7 @@ def _recover(services: Services) -> None:
     with services.session() as session:
         recovery = batches.recover(session.connection())
     if recovery.batches:
-        log.warning(
-            "batches_recovered", batches=recovery.batches, in_doubt=recovery.in_doubt, set_aside=recovery.set_aside
-        )
+        log.warning("batches_recovered", batches=recovery.batches, in_doubt=recovery.in_doubt, set_aside=recovery.set_aside)
         observability.recovered(recovery.batches)
         observability.in_doubt(recovery.in_doubt)
 
@@ -57,9 +55,7 @@ def _start_scheduled(services: Services) -> None:
 def _end_campaigns(services: Services) -> None:
     with services.session() as session:
         open_ones = session.execute(
-            select(Campaign.id, Campaign.state).where(
-                Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING])
-            )
+            select(Campaign.id, Campaign.state).where(Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING]))
         ).all()
         for campaign_id, state in open_ones:
             if state is State.RUNNING:

@@ -25,7 +25,15 @@ def make_router(mailbox: Mailbox) -> APIRouter:
         number = max(1, p)
         total, entries = mailbox.page(offset=(number - 1) * PAGE_ROWS, limit=PAGE_ROWS, search=q[:100])
         pages = max(1, -(-total // PAGE_ROWS))
-        return page(request, "inbox.html", entries=[(each, datetime.fromtimestamp(each.at, UTC)) for each in entries], total=total, q=q[:100], number=number, pages=pages)
+        return page(
+            request,
+            "inbox.html",
+            entries=[(each, datetime.fromtimestamp(each.at, UTC)) for each in entries],
+            total=total,
+            q=q[:100],
+            number=number,
+            pages=pages,
+        )
 
     @router.get("/{number:int}", include_in_schema=False)
     def mail(request: Request, number: int) -> Response:

@@ -151,11 +151,15 @@ def test_opting_out_works_for_mail_that_is_still_queued(world: World) -> None:
     name = world.launch(3_000, delay_ms=10, definition=replace(policy, window=None, pace_per_minute=None))
     world.until_done(name, 0.1)
     with world.services.session() as session:
-        last = session.execute(
-            text("""SELECT m.address_id FROM message m JOIN campaign c ON c.id = m.campaign_id
+        last = (
+            session.execute(
+                text("""SELECT m.address_id FROM message m JOIN campaign c ON c.id = m.campaign_id
                      WHERE c.name = :name ORDER BY m.id DESC LIMIT 30"""),
-            {"name": name},
-        ).scalars().all()
+                {"name": name},
+            )
+            .scalars()
+            .all()
+        )
         for address_id in last:
             suppression.suppress(session, address_id, "tax-policy", reason="unsubscribed", source="test", now=datetime.now(UTC))
     found = world.finish(name)

@@ -147,5 +147,3 @@ def test_random_kills(world: World) -> None:
         found = world.finish(name, seconds=120)
         assert found.counts.states == {"accepted": 4_000}
         assert duplicates(world) <= found.counts.doubted <= WINDOW * struck
-
-

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
-from tests.wire.dialogue import Notes, drive, with_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notifier.delivery.verdicts import Fate
+from tests.wire.dialogue import Notes, drive, with_server
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
 EHLO = b"250-s.test\r\n250 PIPELINING\r\n"
@@ -81,7 +81,8 @@ def talk(server: Server, messages: int, *, timeout: float = 5.0) -> Notes:
 
 
 replies = st.lists(
-    st.sampled_from([b"250 ok\r\n", b"250-a\r\n250-b\r\n250 2.0.0 c\r\n", b"451 4.3.0 x\r\n", b"550-5.1.1 a\r\n550 5.1.1 b\r\n"]), max_size=4
+    st.sampled_from([b"250 ok\r\n", b"250-a\r\n250-b\r\n250 2.0.0 c\r\n", b"451 4.3.0 x\r\n", b"550-5.1.1 a\r\n550 5.1.1 b\r\n"]),
+    max_size=4,
 )
 
 
@@ -138,7 +139,9 @@ def test_words_that_nobody_asked_for_end_the_connection_without_loss() -> None:
     assert notes.fates.count(A) <= len(server.taken)
 
 
-@pytest.mark.parametrize("endless", [b"2" * 100_000, b"250-" + b"x" * 70_000 + b"\r\n", b"250-x\r\n" * 20_000], ids=["line", "long", "lines"])
+@pytest.mark.parametrize(
+    "endless", [b"2" * 100_000, b"250-" + b"x" * 70_000 + b"\r\n", b"250-x\r\n" * 20_000], ids=["line", "long", "lines"]
+)
 @pytest.mark.parametrize(("verb", "fate"), [(b"MAIL", L), (b".", U)])
 def test_endless_reply_is_cut_off(endless: bytes, verb: bytes, fate: Fate) -> None:
     notes = talk(Server({verb: [endless]}), 3, timeout=2)

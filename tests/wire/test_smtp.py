@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import aiosmtplib
 import pytest
-from tests.wire.dialogue import Notes, drive, send
 
 from notifier.delivery.smtp import PipelinedConnection, PlainConnection, connect
 from notifier.delivery.verdicts import Fate
 from notifier.embedded.catcher import Catcher
 from notifier.settings import SmtpServer
+from tests.wire.dialogue import Notes, drive, send
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
 GOOD = [f"user{n}@example.test" for n in range(10)]
@@ -169,7 +169,13 @@ def test_slow_replies_are_waited_for(sink: Catcher, pipelining: bool) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [{"greeting": "421 4.3.2 busy"}, {"greeting": "554 5.7.1 go away"}, {"close_at": "greeting"}, {"close_at": "ehlo"}, {"hang_at": "greeting"}],
+    [
+        {"greeting": "421 4.3.2 busy"},
+        {"greeting": "554 5.7.1 go away"},
+        {"close_at": "greeting"},
+        {"close_at": "ehlo"},
+        {"hang_at": "greeting"},
+    ],
     ids=str,
 )
 def test_server_that_will_not_talk_is_an_error_of_connect(sink: Catcher, script: dict[str, object]) -> None:

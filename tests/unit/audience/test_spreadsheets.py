@@ -53,9 +53,7 @@ def xls(path: Path, rows: Rows) -> None:
 
 
 ODS_TYPE = "application/vnd.oasis.opendocument.spreadsheet"
-ODS_NAMES = " ".join(
-    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text", "manifest")
-)
+ODS_NAMES = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text", "manifest"))
 
 
 def ods_file(path: Path, table: str, manifest: str = "") -> None:
@@ -197,7 +195,10 @@ def test_cells_repeated_a_thousand_million_times_are_an_error(tmp_path: Path) ->
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "list.xlsx", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("xl/worksheets/sheet1.xml", "w") as file:
+    with (
+        zipfile.ZipFile(tmp_path / "list.xlsx", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("xl/worksheets/sheet1.xml", "w") as file,
+    ):
         for _ in range(60):
             file.write(b" " * 1_000_000)
     with pytest.raises(TableError, match="would unpack to 60 MB"):
@@ -232,7 +233,9 @@ def test_a_file_that_only_says_it_is_a_spreadsheet_is_refused(tmp_path: Path, en
     assert error.value.fix
 
 
-@pytest.mark.parametrize(("made", "named", "right"), [(xlsx, "list.xls", "list.xlsx"), (xlsx, "list.ods", "list.xlsx"), (ods, "list.xlsx", "list.ods")])
+@pytest.mark.parametrize(
+    ("made", "named", "right"), [(xlsx, "list.xls", "list.xlsx"), (xlsx, "list.ods", "list.xlsx"), (ods, "list.xlsx", "list.ods")]
+)
 def test_a_spreadsheet_with_another_kinds_ending_says_which_one_it_needs(
     tmp_path: Path, made: Callable[[Path, Rows], None], named: str, right: str
 ) -> None:
@@ -299,4 +302,4 @@ def test_a_path_that_looks_like_an_option_is_only_a_path(tmp_path: Path, monkeyp
 
 def test_the_unpacking_program_imports_nothing_of_the_service() -> None:
     code = f"import runpy, sys; runpy.run_path({str(sheets._PROGRAM)!r}); sys.exit(any(m.startswith('notifier') for m in sys.modules))"
-    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0

@@ -28,7 +28,7 @@ SENDER = Sender(
     website="https://tax.example.test",
     public_url="https://thongbao.example.test",
 )
-TOKEN = "AbCdEf0123456789AbCdEf0123456789AbCdEf01234"  # noqa: S105 - invented
+TOKEN = "AbCdEf0123456789AbCdEf0123456789AbCdEf01234"
 
 DOCUMENT = "<html><head><title>x</title></head><body>\n%s\n</body></html>\n"
 

@@ -1,0 +1,127 @@
+"""The pages in a real browser: without JavaScript, by keyboard, on a phone, and for screen readers (axe)."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from notifier.domain import suppression
+from notifier.embedded.mailbox import MailboxWriter
+from notifier.embedded.processes import kept_port
+from notifier.services import Services
+from notifier.web.app import create_app
+
+CHROMIUM = shutil.which("chromium")
+PHONE = {"width": 390, "height": 844}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is missing: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def site(services: Services, tmp_path: Path) -> Iterator[str]:
+    """The pages on a real port, with one mail in the inbox."""
+    (tmp_path / "mail").mkdir()
+    writer = MailboxWriter(tmp_path / "mail")
+    content = (
+        b"From: a@example.test\r\nTo: b@example.test\r\nSubject: =?utf-8?b?VGjDtG5nIGLDoW8=?=\r\nMessage-ID: <1@example.test>\r\n"
+        b"MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<html lang='vi'><body><p>Xin ch&agrave;o</p></body></html>\r\n"
+    )
+    writer.add("a@example.test", "b@example.test", content)
+    writer.close()
+    port = kept_port(tmp_path / "port")
+    server = uvicorn.Server(uvicorn.Config(create_app(services), port=port, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(5)
+
+
+@pytest.fixture
+def token(services: Services) -> str:
+    with services.session() as session:
+        return services.signer.token(suppression.address_id(session, "b@example.test"), "tax-policy")
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A phone without JavaScript."""
+    context = browser.new_context(viewport=PHONE, java_script_enabled=False)  # type: ignore[arg-type]
+    yield context.new_page()
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_barrier(browser: Browser, site: str, token: str, services: Services, scheme: str) -> None:
+    statutory = services.signer.token(services.signer.read(token)[0], "debt-notice")
+    context = browser.new_context(viewport=PHONE, color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    paths = ["/", "/kiem-tra", f"/u/{token}", f"/u/{token}?lang=en", f"/u/{statutory}", "/u/bad", "/inbox", "/inbox/1", "/nothing"]
+    for path in paths:
+        page.goto(site + path)
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["width"], f"{path} is wider than a phone"
+    context.close()
+
+
+def test_a_topic_is_stopped_by_keyboard_alone_without_javascript(page: Page, site: str, token: str, services: Services) -> None:
+    page.goto(f"{site}/u/{token}")
+    assert "Chính sách thuế mới" in page.inner_text("h1")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=status]")
+    assert "Ngừng gửi ngay từ bây giờ" in page.inner_text("[role=status]")
+    with services.session() as session:
+        assert suppression.active(session, services.signer.read(token)[0]) == {"tax-policy": "unsubscribed"}
+
+
+def test_topics_are_chosen_and_taken_back(page: Page, site: str, token: str, services: Services) -> None:
+    page.goto(f"{site}/u/{token}?lang=en")
+    page.uncheck("#t-settlement-guidance")
+    page.click("button.second")
+    assert "Stopped as of now" in page.inner_text("[role=status]")
+    page.click("main a")
+    page.check("#t-settlement-guidance")
+    page.click("button.second")
+    assert "Sent again" in page.inner_text("[role=status]")
+    with services.session() as session:
+        assert suppression.active(session, services.signer.read(token)[0]) == {}
+
+
+def test_the_inbox_shows_a_mail(page: Page, site: str) -> None:
+    page.goto(f"{site}/inbox")
+    page.click("text=Thông báo")
+    assert page.inner_text("h1") == "Thông báo"
+    frame = page.frame_locator("iframe")
+    assert frame.locator("p").inner_text() == "Xin chào"
+
+
+def test_the_inbox_is_searched(page: Page, site: str) -> None:
+    page.goto(f"{site}/inbox?q=nobody")
+    assert page.locator("table.mails tbody tr").count() == 0
+    page.fill("input[type=search]", "b@example")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("table.mails tbody tr")
