@@ -52,7 +52,9 @@ def test_no_two_fields_of_a_template_share_a_heading(template: Template) -> None
     st.sampled_from(["{}", "  {} ", "{}:", "{} *", "* {}", "{} (bắt buộc)", "{} [VNĐ]", "\ufeff{}", "{}\n", "“{}”"]),
     st.sampled_from([" ", "_", "-", "\n", "\u00a0", "  ", "."]),
 )
-def test_a_heading_is_known_however_it_is_written(known: tuple[Field, bool, str], case: Callable[[str], str], frame: str, space: str) -> None:
+def test_a_heading_is_known_however_it_is_written(
+    known: tuple[Field, bool, str], case: Callable[[str], str], frame: str, space: str
+) -> None:
     field, line, heading = known
     written = frame.format(case(heading).replace(" ", space))
     assert found(written) == [(0, field.name, line)]
@@ -65,9 +67,9 @@ def test_a_letter_with_a_stroke_is_the_letter_without_it() -> None:
 
 @given(st.text(max_size=60))
 def test_any_heading_at_all_can_be_looked_up(heading: str) -> None:
-    columns = match(DEBT, 3, [heading, "MST"] if plain(heading) not in {"mst", "masothue"} else [heading])
+    columns = match(DEBT, 3, [heading])
     assert columns.header_row == 3
-    assert len(columns.used) + len(columns.unused) <= 2
+    assert len(columns.used) + len(columns.unused) == bool(heading.strip())
 
 
 @given(st.permutations([*BASE, "Ghi chú", "Khoản nộp", "Số tiền", "Hạn nộp"]))
