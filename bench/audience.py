@@ -65,10 +65,12 @@ def main() -> None:
             found = load_list(services, path, template)
             seconds = time.perf_counter() - started
             services.close()
+            # Those that have ended by now: the one that made the list, and the one that unpacked it. The server runs on.
+            unpacking = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if arguments.kind == "xlsx" else 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{found.rows_read:,} rows of {arguments.kind}: {seconds:.2f} s, {found.rows_read / seconds:,.0f} rows/s")
     print(f"accepted {found.accepted:,}, merged {found.merged:,}, rejected {found.rejected:,}")
-    print(f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before)")
+    print(f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before), unpacking {unpacking / 1024:.0f} MB")
 
 
 if __name__ == "__main__":
