@@ -38,7 +38,7 @@ def tax_code(number: int) -> str:
 
 def invented_rows(businesses: int, *, lines: int | None = None, domain: str = "example.test") -> Iterator[list[str]]:
     """Yield the cells of a debt-notice list under HEADINGS: `lines` rows a business, or one to three when it is None."""
-    chance = random.Random(2026)  # noqa: S311 - the same list every time
+    chance = random.Random(2026)
     for number in range(businesses):
         code = tax_code(number)
         name = f"{chance.choice(_KINDS)} {chance.choice(_TRADES)} {chance.choice(_WORDS)} {number + 1}"

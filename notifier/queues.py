@@ -30,7 +30,7 @@ def deliver_queue(lane: str) -> str:
     return f"deliver.{lane}"
 
 
-QUEUES = tuple(deliver_queue(lane) for lane in LANES) + (HOUSEKEEPING,)
+QUEUES = (*(deliver_queue(lane) for lane in LANES), HOUSEKEEPING)
 
 
 def make_app(broker_url: str | None) -> Celery:

@@ -45,7 +45,7 @@ def _write_csv(out: Path, headings: list[str], table: Iterator[list[object]]) ->
     written = 0
     with out.open("w", encoding="utf-8-sig", newline="") as file:
         # Cells that a spreadsheet program would run as formulas are disarmed.
-        writer = csv.writer(file)  # type: ignore[no-untyped-call]
+        writer = csv.writer(file)
         writer.writerow(headings)
         for row in table:
             writer.writerow(row)

@@ -258,8 +258,7 @@ def baseline(kind: str, settings: Settings, campaign_id: int, workers: int, conn
     ]  # fmt: skip
     environment = {**os.environ, **settings.to_env(), "PYTHONPATH": str(_BASELINES.parents[1])}
     children = [
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        for _ in range(workers)
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
     ]
     try:
         for child in children:

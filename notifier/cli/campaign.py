@@ -213,6 +213,7 @@ def _moment(value: datetime | None) -> str:
 
 
 def show_status(now: story.Status) -> None:
+    """Print a campaign's state and counts."""
     values = now.to_json()
     table = Table(title=f"{values['title']} ({values['name']})", show_header=False, title_justify="left")
     table.add_row("State", values["state"])

@@ -223,7 +223,7 @@ class Ledger:
             (campaign_id,),
         )
         days = await self._fetch("SELECT day, working FROM calendar_day", ())
-        return dict(zip([*columns.split(", "), "content"], rows[0], strict=True)), {day: working for day, working in days}
+        return dict(zip([*columns.split(", "), "content"], rows[0], strict=True)), dict(days)
 
     async def load(self, lease: Lease, topic: str) -> list[Row]:
         """Return the batch's messages without an outcome, in order of position, each with the reason not to send it if there is one."""
@@ -462,10 +462,7 @@ def cancel_rest(connection: Connection, campaign_id: int) -> bool:
 
 def decide_in_doubt(connection: Connection, campaign_id: int, *, resend: bool) -> int:
     """Send the held messages of a campaign again (they wait to be gathered) or give them up for good; return how many."""
-    if resend:
-        change = "state = 'queued', batch_id = NULL, due_at = clock_timestamp()"
-    else:
-        change = "state = 'given_up'"
+    change = "state = 'queued', batch_id = NULL, due_at = clock_timestamp()" if resend else "state = 'given_up'"
     result = connection.execute(
         text(f"UPDATE message SET {change} WHERE campaign_id = :campaign_id AND state = 'in_doubt'"), {"campaign_id": campaign_id}
     )

@@ -39,7 +39,7 @@ class Job:
     data: dict[str, Any]
     mail_domain: str
     signer: LinkSigner
-    _date: tuple[int, datetime] = (0, datetime.min)
+    _date: tuple[int, datetime] = (0, datetime.fromtimestamp(0, UTC))
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
     def deadline(self, row: Row) -> float:

@@ -218,9 +218,9 @@ class _Run:
             return None
         try:
             envelope, content = self.job.render(row, now)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Whatever a template or one row's data does, it must cost that row alone and never the batch.
-            log.error("unrenderable", message=str(row.id), error=type(error).__name__)
+            log.error("unrenderable", message=str(row.id), error=type(error).__name__)  # noqa: TRY400 - a traceback may hold data
             self._note(row, "skipped", "unrenderable", now, tried=False)
             return None
         self.under_way[row.position] = (row, hashlib.sha256(content).hexdigest(), self.loop.time())

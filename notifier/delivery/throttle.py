@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import redis.asyncio
@@ -91,10 +92,8 @@ class Throttle:
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * float(2 ** min(failures - 1, 10)))
         # Not security: jitter keeps workers from returning in step.
         seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311
-        try:
+        with suppress(RedisError, OSError):
             await self._client.set(f"notifier:hold:{route}", "1", px=max(1, int(seconds * 1000)))
-        except (RedisError, OSError):
-            pass
         return seconds
 
     async def held(self, route: str) -> float:

@@ -87,7 +87,7 @@ class Window:
 
 def load(connection: Connection) -> Calendar:
     """Read the calendar from the database."""
-    return Calendar({day: working for day, working in connection.execute(text("SELECT day, working FROM calendar_day"))})
+    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).tuples().all()))
 
 
 def seed(connection: Connection, years: range) -> int:

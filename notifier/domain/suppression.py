@@ -5,11 +5,14 @@ A row is lifted, never deleted: it is the log that the law wants kept. The topic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
+from sqlalchemy.types import BigInteger, String
 
 from notifier.errors import NotifierError
 
@@ -22,15 +25,46 @@ class AddressError(NotifierError, ValueError):
     code = "address"
 
 
-def suppress(session: Session, address_id: int, topic: str, *, reason: str, source: str, now: datetime) -> bool:
-    """Stop writing to an address about `topic`; say whether that is new. `reason`: unsubscribed, hard_bounce, complaint or manual."""
-    row = session.execute(
-        text("""INSERT INTO suppression (address_id, topic, reason, source, created_at)
-                VALUES (:address_id, :topic, :reason, :source, :now)
-                ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING RETURNING id"""),
-        {"address_id": address_id, "topic": topic, "reason": reason, "source": source, "now": now},
+# Always in the same order, so that two transactions that stop the same things never wait for each other in a circle. An address that is
+# no more is left out.
+_SUPPRESS = text("""
+INSERT INTO suppression (address_id, topic, reason, source, created_at)
+SELECT DISTINCT a.id, o.topic, :reason, :source, cast(:now AS timestamptz)
+  FROM unnest(:address_ids, :topics) AS o (address_id, topic) JOIN address a ON a.id = o.address_id
+ ORDER BY a.id, o.topic
+ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING
+RETURNING address_id, topic
+""").bindparams(bindparam("address_ids", type_=ARRAY(BigInteger)), bindparam("topics", type_=ARRAY(String)))
+
+_ACTIVE = text("SELECT address_id, topic, reason FROM suppression WHERE address_id = ANY(:address_ids) AND lifted_at IS NULL").bindparams(
+    bindparam("address_ids", type_=ARRAY(BigInteger))
+)
+
+
+def suppress_many(session: Session, pairs: Iterable[tuple[int, str]], *, reason: str, source: str, now: datetime) -> set[tuple[int, str]]:
+    """Stop writing to each address about its topic, by one statement; return the pairs for which that is new.
+
+    `reason`: unsubscribed, hard_bounce, complaint or manual. Addresses that do not exist are left out.
+    """
+    asked = list(pairs)
+    if not asked:
+        return set()
+    rows = session.execute(
+        _SUPPRESS,
+        {
+            "address_ids": [number for number, _ in asked],
+            "topics": [topic for _, topic in asked],
+            "reason": reason,
+            "source": source,
+            "now": now,
+        },
     )
-    return row.first() is not None
+    return {(number, topic) for number, topic in rows}
+
+
+def suppress(session: Session, address_id: int, topic: str, *, reason: str, source: str, now: datetime) -> bool:
+    """Stop writing to an address about `topic`; say whether that is new."""
+    return bool(suppress_many(session, [(address_id, topic)], reason=reason, source=source, now=now))
 
 
 def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetime, reason: str | None = None) -> bool:
@@ -47,13 +81,17 @@ def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetim
     return row.first() is not None
 
 
+def active_many(session: Session, address_ids: Iterable[int]) -> dict[int, dict[str, str]]:
+    """Return for each address the topics that it is not written to about, each with its reason."""
+    found: dict[int, dict[str, str]] = {number: {} for number in address_ids}
+    for number, topic, reason in session.execute(_ACTIVE, {"address_ids": list(found)}):
+        found[number][topic] = reason
+    return found
+
+
 def active(session: Session, address_id: int) -> dict[str, str]:
     """Return the topics that an address is not written to about, each with its reason."""
-    rows = session.execute(
-        text("SELECT topic, reason FROM suppression WHERE address_id = :address_id AND lifted_at IS NULL"),
-        {"address_id": address_id},
-    )
-    return {topic: reason for topic, reason in rows}
+    return active_many(session, [address_id])[address_id]
 
 
 def active_reasons(session: Session, topic: str) -> dict[int, str]:
@@ -61,7 +99,7 @@ def active_reasons(session: Session, topic: str) -> dict[int, str]:
     rows = session.execute(
         text("SELECT address_id, reason FROM suppression WHERE topic IN (:topic, '*') AND lifted_at IS NULL"), {"topic": topic}
     )
-    return {address_id: reason for address_id, reason in rows}
+    return dict(rows.tuples().all())
 
 
 def address_id(session: Session, email: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -139,7 +140,8 @@ class Session(asyncio.Protocol):
                 self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the client."""
+        """Forget the client, whatever `exc` was."""
+        del exc
         self.state.connections -= 1
         self.transport = None
 
@@ -339,10 +341,8 @@ async def serve(host: str, port: int, folder: Path | None, control_port: int, sc
     if control_port:
         servers.append(await loop.create_server(lambda: Control(state), LOOPBACK, control_port))
     while not done.is_set():
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), 0.2)
-        except TimeoutError:
-            pass
         if writer is not None:
             writer.flush()
     for server in servers:

@@ -78,7 +78,7 @@ class Postgres:
             self._become_ordinary()
         password = kept_secret(self.folder / "password")
         if not (self.data / "PG_VERSION").exists():
-            self._create(password)
+            self._create()
         self._end_leftover()
         port = kept_port(self.folder / "port")
         arguments = [f"-c{key}={value}" for key, value in _SETTINGS.items()]
@@ -118,7 +118,7 @@ class Postgres:
             )
         self._user, self._prefix = None, prefix
 
-    def _create(self, password: str) -> None:
+    def _create(self) -> None:
         """Make the data folder beside its final name, so that a half-made one is never taken for whole."""
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -126,7 +126,7 @@ class Postgres:
         if self._user or self._prefix:
             owner = pwd.getpwnam("nobody")
             os.chown(word, owner.pw_uid, owner.pw_gid)
-        command = [
+        command: list[str | Path] = [
             *self._prefix, self._programs / "initdb", "-D", new, "-U", _SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8",
             "--auth=scram-sha-256", f"--pwfile={word}", "--data-checksums", "--no-sync",
         ]  # fmt: skip

@@ -6,13 +6,16 @@ It is a message like any other. It waits without a batch until a worker of the l
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
+from sqlalchemy.types import BigInteger, String
 
 from notifier.domain.campaigns import Campaign, State
 from notifier.domain.templates import freeze
@@ -60,6 +63,51 @@ def stream(
     return session.scalars(select(Campaign.id).where(Campaign.name == name)).one()
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One mail to one address. `data` must fit the template's fields."""
+
+    address_id: int
+    name: str
+    language: str
+    data: dict[str, Any]
+    tax_code: str | None = None
+
+
+_QUEUE = text("""
+WITH r AS (
+    INSERT INTO recipient (tax_code, name, language, address_ids, data)
+    SELECT o.tax_code, o.name, o.language, ARRAY[o.address_id], cast(o.data AS json)
+      FROM unnest(:tax_codes, :names, :languages, :address_ids, :data) AS o (tax_code, name, language, address_id, data)
+    RETURNING id, address_ids[1] AS address_id)
+INSERT INTO message (campaign_id, recipient_id, address_id, due_at)
+SELECT :campaign_id, r.id, r.address_id, :due_at FROM r RETURNING id
+""").bindparams(
+    bindparam("address_ids", type_=ARRAY(BigInteger)),
+    *(bindparam(name, type_=ARRAY(String)) for name in ("tax_codes", "names", "languages", "data")),
+)
+
+
+def queue_notices(session: Session, notices: Sequence[Notice], *, campaign_id: int, due_at: datetime) -> list[uuid.UUID]:
+    """Plan one mail each, by one statement in the caller's transaction; return the messages' ids, in no order.
+
+    `campaign_id` is the stream they belong to. After the commit call `queues.wake_gather_soon(LANE)`.
+    """
+    rows = session.execute(
+        _QUEUE,
+        {
+            "tax_codes": [each.tax_code for each in notices],
+            "names": [each.name for each in notices],
+            "languages": [each.language for each in notices],
+            "address_ids": [each.address_id for each in notices],
+            "data": [orjson.dumps(each.data).decode() for each in notices],
+            "campaign_id": campaign_id,
+            "due_at": due_at,
+        },
+    )
+    return [uuid.UUID(str(number)) for number in rows.scalars()]
+
+
 def queue_notice(
     session: Session,
     services: Services,
@@ -79,20 +127,5 @@ def queue_notice(
     """
     if campaign_id is None:
         campaign_id = stream(session, services, services.catalogue[template])
-    row = session.execute(
-        text("""WITH r AS (
-                    INSERT INTO recipient (tax_code, name, language, address_ids, data)
-                    VALUES (:tax_code, :name, :language, ARRAY[cast(:address_id AS bigint)], cast(:data AS json)) RETURNING id)
-                INSERT INTO message (campaign_id, recipient_id, address_id, due_at)
-                SELECT :campaign_id, r.id, :address_id, :due_at FROM r RETURNING id"""),
-        {
-            "tax_code": tax_code,
-            "name": name,
-            "language": language,
-            "address_id": address_id,
-            "data": orjson.dumps(data).decode(),
-            "campaign_id": campaign_id,
-            "due_at": due_at or services.clock(),
-        },
-    )
-    return uuid.UUID(str(row.scalar_one()))
+    planned = Notice(address_id, name, language, data, tax_code)
+    return queue_notices(session, [planned], campaign_id=campaign_id, due_at=due_at or services.clock())[0]

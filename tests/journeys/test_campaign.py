@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from notifier.domain import suppression
+from notifier.domain.campaigns import State
 from notifier.domain.definitions import load_definition
 from notifier.errors import CampaignError, NotFoundError, TransitionError
 from notifier.flows import campaign as story
@@ -121,7 +122,7 @@ def test_pause_is_quick_and_resume_goes_on(world: World) -> None:
     assert found.counts.doubted == 0
     with pytest.raises(TransitionError, match="cannot pause: it is finished"):
         story.pause(world.services, name)
-    assert world.status(name).campaign.state is story.State.FINISHED
+    assert world.status(name).campaign.state is State.FINISHED
 
 
 def test_cancel_stops_for_good_and_the_books_are_right(world: World) -> None:
@@ -130,7 +131,7 @@ def test_cancel_stops_for_good_and_the_books_are_right(world: World) -> None:
     story.cancel(world.services, name)
     found = world.finish(name)
     accepted = found.counts.states["accepted"]
-    assert found.campaign.state is story.State.CANCELLED
+    assert found.campaign.state is State.CANCELLED
     assert found.counts.states == {"accepted": accepted, "cancelled": 4_000 - accepted}
     assert sink(world) == (accepted, 0)
     with pytest.raises(TransitionError, match="it was cancelled"):
@@ -172,7 +173,7 @@ def test_a_later_launch_waits_and_starts_by_itself(world: World) -> None:
     path = world.folder / f"list-{MAILS}.csv"
     at = datetime.now(UTC) + timedelta(seconds=1.5)
     name = story.launch(world.services, world.definition(), audience=path, at=at).name
-    assert world.status(name).campaign.state is story.State.SCHEDULED
+    assert world.status(name).campaign.state is State.SCHEDULED
     found = world.finish(name)
     assert found.counts.states == {"accepted": MAILS}
     assert found.campaign.started_at is not None

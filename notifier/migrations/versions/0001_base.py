@@ -34,7 +34,8 @@ STATEMENTS = (
         address_id bigint NOT NULL,
         first_seen_at timestamptz NOT NULL,
         last_seen_at timestamptz NOT NULL,
-        PRIMARY KEY (taxpayer_id, address_id))""",
+        -- In this order, because an opt-out knows the address and asks for its owners.
+        PRIMARY KEY (address_id, taxpayer_id))""",
     """CREATE TABLE suppression (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         address_id bigint NOT NULL REFERENCES address,

@@ -183,7 +183,7 @@ CHANGES: list[Mapping[str, Any]] = [
     {"to_address": "an@example.test\r\nBcc: bi-mat@example.test"},
     {"unsubscribe_token": "bi-mat\r\n"},
     {"unsubscribe_token": ""},
-    {"date": datetime(2026, 1, 1)},  # noqa: DTZ001 - a naive time is the case
+    {"date": datetime(2026, 1, 1)},
     {"data": {"total_debt": "bi-mat"}},
     {"data": {"total_debt": None}},
     {"data": {"as_of": "bi-mat"}},
