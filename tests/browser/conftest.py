@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ OWNER = "ke.toan@example.test"
 
 # What a forged or careless mail would try: run a script, call home, lead the reader's window away.
 _MAIL = """<html lang="vi"><head><title>Thông báo</title></head><body><p id="hello">Xin chào</p>
-<script>document.getElementById("hello").textContent = "a script ran"; parent.location = "http://127.0.0.1:9/away"</script>
-<img src="http://127.0.0.1:9/pixel.png" alt=""><link rel="stylesheet" href="http://127.0.0.1:9/style.css"></body></html>"""
+<script>document.getElementById("hello").textContent = "a script ran"; parent.location = "{home}/away"</script>
+<img src="{home}/pixel.png" alt=""><link rel="stylesheet" href="{home}/style.css"></body></html>"""
 
 
 @dataclass
@@ -62,15 +63,46 @@ def visit(chromium: Browser) -> Iterator[Visit]:
     context.close()
 
 
+class Home:
+    """The stranger to whom the hostile mail calls; it only counts who comes."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.settimeout(0.1)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def callers(self) -> int:
+        """Return how many connections came since the last time."""
+        number = 0
+        try:
+            while True:
+                self._socket.accept()[0].close()
+                number += 1
+        except TimeoutError:
+            return number
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
 @pytest.fixture
-def pages(services: Services, tmp_path: Path) -> Iterator[str]:
+def stranger() -> Iterator[Home]:
+    """Whoever wrote the hostile mail."""
+    found = Home()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def pages(services: Services, tmp_path: Path, stranger: Home) -> Iterator[str]:
     """The address of the running pages."""
     folder = tmp_path / "mail"
     folder.mkdir()
     writer = MailboxWriter(folder)
     head = "From: office@example.test\r\nTo: ke.toan@example.test\r\nSubject: Tin\r\nMessage-ID: <1@example.test>\r\nMIME-Version: 1.0\r\n"
     kind = "Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
-    writer.add("office@example.test", OWNER, (head + kind + _MAIL.replace("\n", "\r\n")).encode())
+    writer.add("office@example.test", OWNER, (head + kind + _MAIL.format(home=stranger.url).replace("\n", "\r\n")).encode())
     writer.close()
     port = kept_port(tmp_path / "port")
     server = uvicorn.Server(uvicorn.Config(create_app(services), port=port, log_level="error", ws="none"))
