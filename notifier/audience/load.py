@@ -218,7 +218,7 @@ def _group(connection: Connection, *, with_lines: bool) -> dict[str, int]:
         connection.execute(text(_AGREE))
     connection.execute(text(_GROUP))
     connection.execute(text("ANALYZE grouped"))
-    return dict(connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict")))
+    return {row[0]: row[1] for row in connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict"))}
 
 
 def _keep(connection: Connection, audience_id: int, now: datetime, *, accepted: int) -> None:
