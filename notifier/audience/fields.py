@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
@@ -112,8 +113,8 @@ def tax_code(value: Any) -> str:
     if not check_digit_holds(match[1]):
         raise CellError(
             "tax-code-check",
-            "Chữ số kiểm tra của mã số thuế không đúng. Hãy đối chiếu lại mã.",
-            "The check digit of the tax code is wrong. Compare the code with its source.",
+            "Chữ số kiểm tra của mã số thuế không đúng. Hãy đối chiếu lại mã; số định danh cá nhân phải đủ 12 chữ số, kể cả số 0 ở đầu.",
+            "The check digit of the tax code is wrong. Compare it with its source; a personal number has 12 digits, its first zeros included.",
         )
     return f"{match[1]}-{match[2]}" if match[2] else match[1]
 
@@ -148,7 +149,8 @@ _TYPOS = {
 _MOST_ADDRESSES = 10
 _MOST_PARTS = 40
 _MOST_ADDRESS_CHARS = 254
-_BRACKETED = re.compile(r"<([^<>]*)>")
+_BRACKETED = re.compile(r"<([^<>]*)>|([^<>\s;,/|]+)")
+_QUOTES = "'\"“”‘’()"
 # Ends that no domain has, and what was meant; a slip of the finger in a domain that is in no list.
 _WRONG_ENDS = {".con": ".com", ".cmo": ".com", ".ocm": ".com", ".comm": ".com", ".vnn": ".vn"}
 
@@ -185,6 +187,17 @@ def _is_plain(value: str) -> bool:
     return domain.islower() and domain not in _TYPOS and domain[domain.rfind(".") :] not in _WRONG_ENDS
 
 
+def _parts(found: str) -> Iterator[str]:
+    """Yield what may be an address. In "Công ty A <a@example.test>" it stands between the brackets, and the words before them are a name."""
+    bracketed = "<" in found
+    for match in _BRACKETED.finditer(found):
+        inside, outside = match.groups()
+        for part in _SEPARATORS.split(inside) if outside is None else [outside]:
+            bare = part.lstrip(_QUOTES).removeprefix("mailto:").rstrip(_QUOTES + ".")
+            if any(map(str.isalnum, bare)) and (outside is None or not bracketed or "@" in bare):
+                yield bare
+
+
 def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
     """Return a cell's good addresses, each once, and the bad ones with their errors; raise CellError when there is none at all."""
     found = as_text(value)
@@ -192,8 +205,7 @@ def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
         raise CellError("address-missing", "Thiếu địa chỉ thư điện tử. Hãy điền vào.", "The e-mail address is missing. Fill it in.")
     if _is_plain(found):
         return [found], []
-    # "Công ty A <a@example.test>": the address stands between the brackets.
-    parts = [part for part in _SEPARATORS.split(" ".join(_BRACKETED.findall(found)) or found) if part]
+    parts = list(islice(_parts(found), _MOST_PARTS + 1))
     if len(parts) > _MOST_PARTS:
         raise CellError("addresses", "Ô này không phải danh sách địa chỉ. Hãy sửa lại.", "This cell is no list of addresses. Correct it.")
     good: dict[str, str] = {}
@@ -236,9 +248,11 @@ def money(value: Any, _: Field) -> int | None:
     if value.__class__ is str and _USUAL_MONEY.fullmatch(value):
         amount = int(value.replace(".", ""))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not float(value).is_integer():
+        # Sums of formulas carry noise behind the 15 digits that spreadsheet programs show: 1234566.9999999998 is shown as 1234567.
+        shown = float(f"{value:.15g}") if value.__class__ is float else value
+        if not float(shown).is_integer():
             raise _fraction()
-        amount = int(value)
+        amount = int(shown)
     else:
         found = as_text(value)
         if not found:
@@ -274,7 +288,7 @@ def _money_text(found: str) -> int:
     return -amount if negative else amount
 
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0)?")
 
 
 def integer(value: Any, _: Field) -> int | None:
@@ -282,15 +296,17 @@ def integer(value: Any, _: Field) -> int | None:
     found = as_text(value)
     if not found:
         return None
-    if not _INTEGER.fullmatch(found):
+    match = _INTEGER.fullmatch(found)
+    if match is None:
         raise CellError(
             "integer", "Không phải số nguyên. Hãy viết chỉ bằng chữ số.", "This is not a whole number. Write it in digits only."
         )
-    return int(found)
+    return int(match[1])
 
 
-_VIETNAMESE_DATE = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})(?: 0{1,2}:00(?::00)?)?")
-_ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ]00:00(?::00)?)?")
+_TIME = r"(?:[T ]([0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?))?"
+_VIETNAMESE_DATE = re.compile(r"([0-9]{1,2})([/.-])([0-9]{1,2})\2([0-9]{4})" + _TIME)
+_ISO_DATE = re.compile(r"([0-9]{4})(-)([0-9]{1,2})-([0-9]{1,2})" + _TIME)
 _EARLIEST, _LATEST = date(1900, 1, 1), date(2200, 1, 1)
 
 
@@ -315,40 +331,62 @@ def _sane_day(value: date) -> str:
 @lru_cache(maxsize=4096)
 def _day_text(found: str) -> str:
     if match := _VIETNAMESE_DATE.fullmatch(found):
-        parts = (int(match[3]), int(match[2]), int(match[1]))
+        parts = (int(match[4]), int(match[3]), int(match[1]))
     elif match := _ISO_DATE.fullmatch(found):
-        parts = (int(match[1]), int(match[2]), int(match[3]))
+        parts = (int(match[1]), int(match[3]), int(match[4]))
     else:
         raise CellError("date", "Không phải ngày. Hãy viết như 31/10/2026.", "This is not a date. Write it as 31/10/2026.")
     try:
         return _sane_day(date(*parts))
     except ValueError:
-        raise CellError(
-            "date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it."
-        ) from None
+        raise CellError("date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it.") from None
+
+
+_OFFSET = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
 
 
 def moment(value: Any, _: Field) -> str | None:
-    """Return a moment with its offset in ISO form, or None for an empty cell; Hanoi's time when it names none; raise CellError."""
+    """Return a moment with its offset in ISO form, or None for an empty cell; Hanoi's time when it names none; raise CellError.
+
+    A date alone is its first minute.
+    """
     if isinstance(value, datetime):
-        found = value.isoformat()
-    elif not (found := as_text(value)):
+        _sane_day(value.date())
+        return value.isoformat() if value.tzinfo else value.isoformat() + "+07:00"
+    if isinstance(value, date):
+        return _sane_day(value) + "T00:00:00+07:00"
+    found = as_text(value)
+    if not found:
         return None
+    offset = _OFFSET.search(found) if ":" in found else None
+    bare = found[: offset.start()].rstrip() if offset else found
+    match = _VIETNAMESE_DATE.fullmatch(bare) or _ISO_DATE.fullmatch(bare)
     try:
-        parsed = datetime.fromisoformat(found)
+        if match is None:
+            raise ValueError(bare)
+        parsed = datetime.fromisoformat(f"{_day_text(bare)}T{(match[5] or '00:00').rjust(5, '0')}{offset[0] if offset else '+07:00'}")
     except ValueError:
         raise CellError(
             "moment", "Không phải thời điểm. Hãy viết như 2026-10-31T17:00.", "This is not a moment. Write it as 2026-10-31T17:00."
         ) from None
-    return parsed.isoformat() if parsed.tzinfo else parsed.isoformat() + "+07:00"
+    return parsed.isoformat()
 
 
-_ENGLISH = {"en", "eng", "english", "anh", "tiếng anh", "tieng anh"}
+_LANGUAGES = {
+    "en": re.compile(r"(?:en|eng|english|anh|tiếng anh|tieng anh)\b"),
+    "vi": re.compile(r"(?:vi|vie|vn|việt|viet|vietnamese|tiếng việt|tieng viet)\b"),
+}
 
 
 def language(value: Any) -> str:
-    """Return `en` for the ways to say English, else `vi`."""
-    return "en" if as_text(value).casefold() in _ENGLISH else "vi"
+    """Return `vi` or `en` for the ways to say so, `vi` for an empty cell; raise CellError for another language."""
+    found = as_text(value).casefold()
+    for code, names in _LANGUAGES.items():
+        if names.match(found.replace("_", "-")):
+            return code
+    if found:
+        raise CellError("language", "Chỉ có tiếng Việt và tiếng Anh. Hãy ghi vi hoặc en.", "Only Vietnamese and English are there. Write vi or en.")
+    return "vi"
 
 
 PARSERS: dict[str, Callable[[Any, Field], Any]] = {
