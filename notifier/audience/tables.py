@@ -5,14 +5,17 @@ Every limit guards against a file that is something else than it says: a zip bom
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-
-from charset_normalizer import from_bytes
 
 from notifier.audience.sheets import Book, NumberedRow, refuse_unsafe
 from notifier.errors import TableError
@@ -27,6 +30,8 @@ _TEXTS = {".csv", ".txt", ".tsv"}
 _ZIP = b"PK\x03\x04"
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _DELIMITERS = ",;\t|"
+_SEP_LINE = re.compile(r'"?sep=([,;\t|])"?\s*[\r\n]', re.IGNORECASE)
+_TONES = re.compile("[\u0300\u0301\u0303\u0309\u0323]")
 
 Cells = Sequence[Any]
 
@@ -93,36 +98,40 @@ def _bounded(name: str, rows: Iterable[NumberedRow]) -> Iterator[tuple[int, Cell
 # --- text --------------------------------------------------------------------------------------------------------------------------
 
 
-def encoding_of(sample: bytes) -> str:
-    """Return the codec of a text by its byte order mark, else by what it can be: UTF-8, UTF-16, Vietnamese Windows."""
+def encoding_of(sample: bytes, *, cut: bool = False) -> str:
+    """Return the codec of a text by its byte order mark, else by what it can be: UTF-8, UTF-16, Windows. A `cut` sample may end in a letter."""
     if sample.startswith(b"\xef\xbb\xbf"):
         return "utf-8-sig"
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    zeros = sample[:2000].count(0)
-    if zeros > len(sample[:2000]) // 4:
-        return "utf-16-le" if sample[1:2] == b"\0" else "utf-16-be"
+    start = sample[:2000]
+    if start.count(0) > len(start) // 4:
+        return "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
     try:
-        sample.decode("utf-8")
-    except UnicodeDecodeError as error:
-        # A sample that is cut off may end within a character.
-        if error.start < len(sample) - 4 or len(sample) < _SAMPLE_BYTES:
-            best = from_bytes(sample, cp_isolation=["cp1258", "cp1252"]).best()
-            return best.encoding if best is not None and best.encoding == "cp1252" and not _vietnamese(sample) else "cp1258"
+        codecs.getincrementaldecoder("utf-8")().decode(sample, final=not cut)
+    except UnicodeDecodeError:
+        # Where Vietnamese Windows has a tone, the letter before it carries it; a tone that is left over was a letter of Western Windows.
+        found = unicodedata.normalize("NFC", sample.decode("cp1258", "replace"))
+        return "cp1252" if _TONES.search(found) else "cp1258"
     return "utf-8"
 
 
-def _vietnamese(sample: bytes) -> bool:
-    # In Windows-1258 these bytes are the combining tone marks and đ, ơ, ư: hardly a Vietnamese line is without them.
-    return any(byte in sample for byte in (0xCC, 0xD2, 0xDE, 0xEC, 0xF2, 0xF0, 0xF5, 0xFD))
+def _samples(path: Path) -> tuple[bytes, bytes]:
+    """Return the beginning of a file, and its first part that says anything about its letters."""
+    with path.open("rb") as file:
+        first = told = file.read(_SAMPLE_BYTES)
+        while told.isascii() and (more := file.read(_SAMPLE_BYTES)):
+            told = more
+    return first, told
 
 
 class _BoundedLines:
     """Lines of a text, each refused when it has no end within reason: csv would read it into memory whole."""
 
-    def __init__(self, file: IO[str], shown: str) -> None:
+    def __init__(self, file: IO[str], shown: str, *, compose: bool) -> None:
         self._file = file
         self._shown = shown
+        self._compose = compose
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -132,49 +141,62 @@ class _BoundedLines:
                 raise TableError(f"{self._shown}: line {self.number} is longer than {MAX_LINE_CHARS} characters.", fix="Is it a list?")
             if "\0" in line:
                 raise TableError(f"{self._shown}: line {self.number} has bytes that no text has.", fix="Export it again as CSV.")
-            yield line
+            yield unicodedata.normalize("NFC", line) if self._compose else line
 
 
 def delimiter_of(sample: str) -> str:
-    """Return what separates the fields: the candidate that splits most of the first lines into the same number of fields."""
-    lines = [line for line in sample.splitlines()[:HEADER_ROWS] if line.strip()]
+    """Return what separates the fields: what a first line `sep=;` says, else what splits most of the first rows into equally many fields."""
+    if said := _SEP_LINE.match(sample):
+        return said[1]
 
     def quality(candidate: str) -> tuple[int, int]:
-        counts = [len(next(csv.reader([line[:MAX_CELL_CHARS]], delimiter=candidate), [])) for line in lines]
+        counts: list[int] = []
+        with suppress(csv.Error):
+            for cells in islice(csv.reader(io.StringIO(sample, newline=""), delimiter=candidate), HEADER_ROWS):
+                if any(cells):
+                    counts.append(len(cells))
         usual = max(set(counts), key=counts.count, default=1)
         return (counts.count(usual) if usual > 1 else 0, usual)
 
-    return max(_DELIMITERS, key=quality) if lines else ","
+    return max(_DELIMITERS, key=quality)
 
 
 def _text(path: Path) -> Table:
     csv.field_size_limit(MAX_CELL_CHARS)
-    with path.open("rb") as file:
-        sample = file.read(_SAMPLE_BYTES)
-    encoding = encoding_of(sample)
-    text = sample.decode(encoding, "replace")
-    if text[:4096].count("�") > 40 or b"\0\0\0\0" in sample[:4096]:  # noqa: PLR2004
+    first, told = _samples(path)
+    # Marks stand at the beginning; otherwise the first part with anything but plain Latin letters tells.
+    encoding = encoding_of(first if b"\0" in first[:2000] or not first.isascii() else told, cut=len(told) == _SAMPLE_BYTES)
+    text = first.decode(encoding, "replace").removeprefix("\ufeff")
+    if text[:4096].count("\ufffd") > 40 or b"\0\0\0\0" in first[:4096]:  # noqa: PLR2004 - damage here and there is named by its line
         raise TableError(f"{path.name} is not a text.", fix="Export the list as CSV UTF-8.")
     delimiter = delimiter_of(text)
 
     def rows() -> Iterator[tuple[int, Cells]]:
         with path.open(encoding=encoding, newline="") as file:
-            lines = _BoundedLines(file, path.name)
-            reader = csv.reader(iter(lines), delimiter=delimiter)
-            number = 1
+            lines = _BoundedLines(file, path.name, compose=encoding == "cp1258")
+            # Strict: where a quotation mark is not closed, the lines behind it would vanish into one cell.
+            reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
+            # Spreadsheet programs do not show a line that names the separator.
+            number = 0 if _SEP_LINE.match(text) else 1
+            begun = lines.number + 1
             try:
                 for cells in reader:
                     if len(cells) > MAX_COLUMNS:
-                        raise TableError(f"{path.name}: line {number} has more than {MAX_COLUMNS} fields.", fix="Is it a list?")
-                    if any(cells) and not "".join(cells).isspace():
+                        raise TableError(f"{path.name}: line {begun} has more than {MAX_COLUMNS} fields.", fix="Is it a list?")
+                    if number and any(cells) and not "".join(cells).isspace():
                         yield number, cells
                     number += 1
+                    begun = lines.number + 1
             except UnicodeDecodeError:
                 raise TableError(
                     f"{path.name}: the text near line {lines.number} is not {encoding}.", fix="Export it as CSV UTF-8."
                 ) from None
-            except csv.Error as error:
-                raise TableError(f"{path.name}: line {lines.number} cannot be read: {error}.", fix="Correct that line.") from None
+            except csv.Error:
+                raise TableError(
+                    f"{path.name}: in the row that begins in line {begun} a quotation mark is in a wrong place or never closed, or a cell is "
+                    f"longer than {MAX_CELL_CHARS} characters.",
+                    fix="Correct that row.",
+                ) from None
 
     rest = rows()
     return Table(path.name, list(islice(rest, HEADER_ROWS)), rest, None)

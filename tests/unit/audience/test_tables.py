@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from notifier.audience.columns import Columns
 from notifier.audience.rows import Member, Problem, RowReader, find_columns
-from notifier.audience.tables import MAX_CELL_CHARS, MAX_LINE_CHARS, delimiter_of, open_tables
+from notifier.audience.tables import MAX_CELL_CHARS, MAX_LINE_CHARS, delimiter_of, encoding_of, open_tables
 from notifier.errors import TableError
 from notifier.rendering.catalogue import load_template
 from notifier.testing import ROOT
@@ -111,11 +111,52 @@ def test_a_row_may_be_shorter_or_longer_than_the_headings(tmp_path: Path) -> Non
         ('mst;ten;no\n1;"a;b;c";1,5\n1;b;1,5\n', ";"),
         ("Danh sách nợ, tháng 10, năm 2026\nmst\tten\temail\n1\t2\t3\n", "\t"),
         ("mst;ten;email\n", ";"),
+        ('mst;"ten\nnguoi";email\n1;"x, y\n, z, t";2\n1;"x, y\n, z, t";2\n', ";"),
+        ("sep=|\nmst,a|ten,a|email\n", "|"),
         ("", ","),
     ],
 )
 def test_the_separator_is_the_one_that_splits_the_lines_alike(sample: str, delimiter: str) -> None:
     assert delimiter_of(sample) == delimiter
+
+
+def test_a_first_line_that_names_the_separator_is_not_counted_as_spreadsheets_do_not_show_it(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "list.csv").write_bytes(("sep=;\r\n" + written([HEADINGS, ROW], ";")).encode(encoding))
+        columns, rows = read(tmp_path / "list.csv")
+        assert columns.header_row == 1
+        assert [(number, cells[5]) for number, cells in rows] == [(2, ROW[5])]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1258"])
+def test_letters_that_come_late_in_the_list_tell_its_encoding(tmp_path: Path, encoding: str) -> None:
+    plain = [
+        ["mst", "ten", "email", "tong no", "con phai nop", "dia chi"],
+        *[["0100109106", "Cong ty", "a@example.test", "1", "1", "x" * 90]] * 4_000,
+    ]
+    text = written([*plain, ROW])
+    (tmp_path / "list.csv").write_bytes(windows_1258(text) if encoding == "cp1258" else text.encode())
+    rows = read(tmp_path / "list.csv")[1]
+    assert rows[-1][1] == ROW
+
+
+def test_western_windows_is_told_from_vietnamese_windows() -> None:
+    assert encoding_of("Société Générale, Zoë, Añejo".encode("cp1252")) in {"cp1252", "cp1258"}
+    assert encoding_of("Bò Kho òòò Þór Ìsland".encode("cp1252")) == "cp1252"
+    assert encoding_of(windows_1258("Công ty Đường Ướt Ngõ Mỹ Ở")) == "cp1258"
+
+
+def test_a_quotation_mark_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        written([HEADINGS, *[ROW] * 30]) + '0100109106,A,a@example.test,1,1,"Số 1\n' + written([ROW] * 5), encoding="utf-8"
+    )
+    with pytest.raises(TableError, match="begins in line 32 a quotation mark"):
+        read(tmp_path / "list.csv")
+
+
+def test_quotation_marks_within_a_cell_are_letters(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(written([HEADINGS]) + 'x,Công ty "Ban Mai",a,1,1,y\n', encoding="utf-8")
+    assert read(tmp_path / "list.csv")[1][0][1][1] == 'Công ty "Ban Mai"'
 
 
 # --- files that are something else ---------------------------------------------------------------------------------------------------
