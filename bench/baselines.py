@@ -23,8 +23,8 @@ import psycopg
 import uvloop
 
 from notifier.db import plain_url
-from notifier.delivery.batches import Ledger, Row
 from notifier.delivery.jobs import Job, Jobs
+from notifier.delivery.ledger import Ledger, Row
 from notifier.delivery.smtp import Connection, Outgoing, connect
 from notifier.delivery.verdicts import Fate, Verdict
 from notifier.services import Services

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from notifier.db import born_at
-from notifier.delivery.batches import Ledger, Row, decode_data
+from notifier.delivery.ledger import Ledger, Row, decode_data
 from notifier.domain.calendar import Calendar, Window
 from notifier.domain.links import LinkSigner
 from notifier.errors import RenderError

@@ -87,7 +87,7 @@ class Window:
 
 def load(connection: Connection) -> Calendar:
     """Read the calendar from the database."""
-    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).tuples().all()))
+    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).all()))
 
 
 def seed(connection: Connection, years: range) -> int:

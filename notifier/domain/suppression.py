@@ -99,7 +99,7 @@ def active_reasons(session: Session, topic: str) -> dict[int, str]:
     rows = session.execute(
         text("SELECT address_id, reason FROM suppression WHERE topic IN (:topic, '*') AND lifted_at IS NULL"), {"topic": topic}
     )
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def address_id(session: Session, email: str) -> int:

@@ -12,8 +12,8 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from notifier.delivery.batches import Row
 from notifier.delivery.jobs import Job, make_job
+from notifier.delivery.ledger import Row
 from notifier.domain import calendar, suppression
 from notifier.domain.definitions import Definition
 from notifier.errors import CampaignError, NotFoundError, RenderError

@@ -19,8 +19,8 @@ from celery import Celery, signals
 
 from notifier import observability
 from notifier.db import plain_url
-from notifier.delivery.batches import Ledger
 from notifier.delivery.jobs import Jobs
+from notifier.delivery.ledger import Ledger
 from notifier.delivery.sender import Sender
 from notifier.delivery.throttle import Throttle
 from notifier.embedded.processes import dies_with_parent

@@ -17,7 +17,7 @@ import redis
 from sqlalchemy import text
 
 from notifier.db import plain_url
-from notifier.delivery import batches
+from notifier.delivery import batches, ledger
 from notifier.delivery.sender import Sender
 from notifier.domain import suppression
 from notifier.domain.calendar import HANOI, Window
@@ -155,8 +155,8 @@ def test_watermark_is_never_more_than_the_window_ahead(world: World) -> None:
     world.deliver()
     world.assert_all_once(name, 700)
     [(most, settles)] = world.sql("SELECT max(unsettled), count(*) FROM audit")
-    assert 0 < most <= batches.WINDOW
-    assert settles > 2 * 700 / batches.WINDOW
+    assert 0 < most <= ledger.WINDOW
+    assert settles > 2 * 700 / ledger.WINDOW
     marks = world.sql(
         "SELECT bool_and(mark >= before) FROM (SELECT mark, lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before FROM audit) x"
     )
@@ -262,7 +262,7 @@ def test_pause_is_seen_within_the_window(world: World) -> None:
     world.deliver()
     status = world.status(name)
     assert status["state"] == "paused"
-    assert 0 < status["accepted"] <= 100 + 2 * batches.WINDOW
+    assert 0 < status["accepted"] <= 100 + 2 * ledger.WINDOW
     assert world.sink.ask()["received"] == status["accepted"]
     world.deliver()
     assert world.sink.ask()["received"] == status["accepted"]
@@ -303,11 +303,11 @@ def test_lost_lease_ends_the_batch_and_doubts_are_bounded(world: World) -> None:
     world.at(100, lambda: world.sql("UPDATE batch SET lease_owner = gen_random_uuid()"))
     world.deliver()
     assert world.status(name)["accepted"] <= 100
-    assert world.sink.ask()["received"] <= 100 + batches.WINDOW
+    assert world.sink.ask()["received"] <= 100 + ledger.WINDOW
     world.sql("UPDATE batch SET lease_until = clock_timestamp() - interval '1 second'")
     with world.services.engine.begin() as connection:
         found = batches.recover(connection)
-    assert 0 < found.in_doubt <= batches.WINDOW
+    assert 0 < found.in_doubt <= ledger.WINDOW
     world.deliver()
     status, seen = world.status(name), world.sink.ask()
     assert (status["accepted"], status["in_doubt"], seen["distinct"]) == (400, found.in_doubt, 400)

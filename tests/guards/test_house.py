@@ -1,0 +1,146 @@
+"""The seams of the house: what is written down holds, and nothing is left without its counterpart."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from importlinter.cli import lint_imports
+from sqlalchemy import inspect
+from typer.main import get_command
+
+from notifier import cli
+from notifier.db import make_engine
+from notifier.domain.campaigns import Campaign
+from notifier.embedded.instance import parts
+from notifier.queues import QUEUES
+from notifier.rendering.catalogue import load_all
+from notifier.worker.schedule import entries
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "notifier").rglob("*.py"))
+MOST_LINES = 450
+
+
+def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename="pyproject.toml") == 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_holds_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_every_queue_is_consumed_by_a_worker() -> None:
+    consumed = {
+        queue
+        for part in parts(2, web=True, port=1)
+        if "-Q" in part.command
+        for queue in part.command[part.command.index("-Q") + 1].split(",")
+    }
+    assert consumed == set(QUEUES)
+
+
+def test_every_scheduled_task_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFIER_BROKER_URL", "redis://127.0.0.1:9/0")
+    code = "from notifier.worker.app import app; app.loader.import_default_modules(); print('\\n'.join(app.tasks))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = set(run.stdout.split())
+    assert {entry["task"] for entry in entries(2.0).values()} <= names
+    assert {"notifier.deliver", "notifier.gather"} <= names
+
+
+def test_the_mapped_class_is_the_table(database_url: str) -> None:
+    engine = make_engine(database_url)
+    columns = {column["name"]: column["nullable"] for column in inspect(engine).get_columns("campaign")}
+    engine.dispose()
+    assert {column.name: bool(column.nullable) for column in Campaign.__table__.columns} == columns
+
+
+def test_every_template_belongs_to_a_topic() -> None:
+    from notifier.domain.topics import load_topics
+
+    topics = load_topics(ROOT / "templates" / "topics.toml")
+    assert {template.topic for template in load_all(ROOT / "templates").values()} <= set(topics)
+
+
+def commands() -> set[str]:
+    root: Any = get_command(cli.app)
+    found = set(root.commands)
+    for name, command in root.commands.items():
+        found |= {f"{name} {sub}" for sub in getattr(command, "commands", {})}
+    return found
+
+
+DOCUMENTS = ["README.md", "docs/operating.md", "docs/add-a-template.md", "campaigns/README.md", "docs/architecture.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_documents_exist(document: str) -> None:
+    known = commands()
+    text = (ROOT / document).read_text()
+    code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"(?m)^(?:\$ )?(notifier .+)$", text)
+    named = [each.split() for each in code if each.startswith("notifier ")]
+    for _, *words in named:
+        first = words[0]
+        if first.startswith("-") or first == "…":
+            continue
+        full = f"{first} {words[1]}" if first == "campaign" and len(words) > 1 and words[1] != "…" else first
+        assert full in known, f"{document}: notifier {full}"
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_nothing_names_a_package_index_or_a_pinned_file() -> None:
+    for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Dockerfile", ROOT / "Makefile"]:
+        text = path.read_text()
+        assert not re.search(r"https?://\S+\.(whl|tar\.gz)|--(extra-)?index-url|--find-links", text), path
+
+
+# --- docker-compose.yml ------------------------------------------------------------------------------------------------------------
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICE_KEYS = {"image", "build", "restart", "environment", "command", "volumes", "ports", "depends_on", "healthcheck", "stop_grace_period"}
+
+
+def test_compose_has_every_part_and_only_known_keys() -> None:
+    services = COMPOSE["services"]
+    assert set(services) == {
+        "postgres", "valkey", "migrate", "web", "worker-campaign", "worker-notice", "beat", "flower", "catcher",
+    }  # fmt: skip
+    for name, service in services.items():
+        assert set(service) <= SERVICE_KEYS, name
+        assert "image" in service
+        for needed in service.get("depends_on", {}):
+            assert needed in services
+    volumes = {mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])}
+    assert volumes == set(COMPOSE["volumes"])
+
+
+def test_compose_holds_no_secret() -> None:
+    for service in COMPOSE["services"].values():
+        for key, value in service.get("environment", {}).items():
+            if "PASSWORD" in key or "SECRET" in key or "AUTH" in key:
+                assert str(value).startswith("${"), key
+
+
+@pytest.mark.parametrize("name", [name for name, service in COMPOSE["services"].items() if service["image"] == "notifier"])
+def test_each_command_of_compose_is_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFIER_BROKER_URL", "redis://127.0.0.1:9/0")
+    program, *arguments = COMPOSE["services"][name]["command"]
+    if program == "notifier":
+        command = [sys.executable, "-m", "notifier", *arguments, "--help"]
+    else:
+        arguments = [each for each in arguments if "${" not in each]
+        command = [sys.executable, "-m", program, *arguments, "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr[-500:]
