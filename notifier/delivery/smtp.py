@@ -203,7 +203,7 @@ class PipelinedConnection(asyncio.Protocol, Connection):
         if code == 354 and failure is None:  # noqa: PLR2004 - start mail input
             self._in_text = message
             self._expected.append(_Reply(Stage.DOT, message))
-            self._write(message.content + b".\r\n" + self._pull())
+            self._write(b"".join((message.content, b".\r\n", self._pull())))
             return
         if failure is None:
             failure = judge_reply(Stage.DATA, code, text)
