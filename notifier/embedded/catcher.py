@@ -211,13 +211,13 @@ class Session(asyncio.Protocol):
         verb = line[:4].upper()
         script = self.state.script
         if verb == b"MAIL":
-            self.mail_from, self.rcpt_to = line[10:].strip(b"<> "), b""
+            self.mail_from, self.rcpt_to = line[line.find(b"<") + 1 : line.find(b">")], b""
             self.strike = self.state.strikes()
             if not self._scripted("mail", script.mail_reply):
                 self._say(b"250 2.1.0 Ok")
         elif verb == b"RCPT":
             if not self._scripted("rcpt", script.rcpt_reply):
-                self._recipient(line[8:].strip(b"<> "))
+                self._recipient(line[line.find(b"<") + 1 : line.find(b">")])
         elif verb == b"DATA":
             if self._scripted("data", script.data_reply):
                 return
