@@ -153,10 +153,11 @@ def delimiter_of(sample: str) -> str:
         counts: list[int] = []
         with suppress(csv.Error):
             for cells in islice(csv.reader(io.StringIO(sample, newline=""), delimiter=candidate), HEADER_ROWS):
-                if any(cells):
+                # What it does not split is a title above the headings, and no vote against it.
+                if len(cells) > 1 and any(cells):
                     counts.append(len(cells))
-        usual = max(set(counts), key=counts.count, default=1)
-        return (counts.count(usual) if usual > 1 else 0, usual)
+        usual = max(counts, key=lambda count: (counts.count(count), count), default=0)
+        return counts.count(usual), usual
 
     return max(_DELIMITERS, key=quality)
 

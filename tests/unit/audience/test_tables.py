@@ -111,6 +111,7 @@ def test_a_row_may_be_shorter_or_longer_than_the_headings(tmp_path: Path) -> Non
         ('mst;ten;no\n1;"a;b;c";1,5\n1;b;1,5\n', ";"),
         ("Danh sách nợ, tháng 10, năm 2026\nmst\tten\temail\n1\t2\t3\n", "\t"),
         ("mst;ten;email\n", ";"),
+        ("Danh sách nợ\n\nTháng 10\nHà Nội\nmst;ten;email\n1;2;3\n", ";"),
         ('mst;"ten\nnguoi";email\n1;"x, y\n, z, t";2\n1;"x, y\n, z, t";2\n', ";"),
         ("sep=|\nmst,a|ten,a|email\n", "|"),
         ("", ","),
@@ -138,6 +139,11 @@ def test_letters_that_come_late_in_the_list_tell_its_encoding(tmp_path: Path, en
     (tmp_path / "list.csv").write_bytes(windows_1258(text) if encoding == "cp1258" else text.encode())
     rows = read(tmp_path / "list.csv")[1]
     assert rows[-1][1] == ROW
+
+
+@pytest.mark.parametrize("byte_order", ["le", "be"])
+def test_the_byte_order_is_known_without_a_mark_whatever_the_first_letter(byte_order: str) -> None:
+    assert encoding_of("Đơn vị;mst;email\n".encode(f"utf-16-{byte_order}")) == f"utf-16-{byte_order}"
 
 
 def test_western_windows_is_told_from_vietnamese_windows() -> None:
