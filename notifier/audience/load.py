@@ -214,7 +214,7 @@ def _group(connection: Connection, *, with_lines: bool) -> dict[str, int]:
     """Say of every staged row what becomes of it; return how many rows met each fate."""
     connection.execute(text("ANALYZE staged"))
     connection.execute(text(_RANK))
-    if with_lines:
+    if with_lines and connection.scalar(text("SELECT EXISTS (SELECT FROM ranked WHERE NOT agrees)")):
         connection.execute(text(_AGREE))
     connection.execute(text(_GROUP))
     connection.execute(text("ANALYZE grouped"))
@@ -295,13 +295,14 @@ _COPY = f"""COPY staged (row_no, tax_code, lacking, head_hash, line_hash, name, 
 def _staged(member: Member) -> str:
     """Return a row of COPY's text format. No cell holds a control character (`fields.as_text`), so only backslashes are escaped."""
     header = member.header
-    head_hash = _hash(orjson.dumps(header, option=orjson.OPT_SORT_KEYS))
-    line = orjson.dumps(member.line, option=orjson.OPT_SORT_KEYS) if member.line else None
-    name, language = header.pop("name", _NULL), header.pop("language", _NULL)
-    header.pop("email", None)
+    name, language, email = header.pop("name", _NULL), header.pop("language", _NULL), header.pop("email", "")
+    # The order of keys is the order of the columns, the same in every row.
+    data = orjson.dumps(header)
+    line = orjson.dumps(member.line) if member.line else None
+    head_hash = _hash(f"{name}\t{language}\t{email}\t".encode() + data)
     row = (
         f"{member.row_no}\t{member.tax_code}\t{member.lacking or _NULL}\t{head_hash}\t{_NULL if line is None else _hash(line)}\t{name}\t"
-        f"{language}\t{' '.join(member.emails)}\t{orjson.dumps(header).decode()}\t{_NULL if line is None else line.decode()}\n"
+        f"{language}\t{' '.join(member.emails)}\t{data.decode()}\t{_NULL if line is None else line.decode()}\n"
     )
     return row.replace("\\", "\\\\") if "\\" in row else row
 
@@ -358,13 +359,9 @@ def _totals(connection: Connection, audience_id: int, template: Template) -> dic
     """Return the sum of every amount of the whole mail, the control total first."""
     names = [field.name for field in template.fields if field.type == "money"]
     names.sort(key=lambda name: name != template.control_total)
-    totals = {}
-    for name in names:
-        totals[name] = int(
-            connection.scalar(
-                text("SELECT coalesce(sum(cast(data->>:name AS numeric)), 0) FROM recipient WHERE audience_id = :id"),
-                {"name": name, "id": audience_id},
-            )
-            or 0
-        )
-    return totals
+    if not names:
+        return {}
+    # The names are those of the template's fields, which are letters, digits and underscores (`catalogue`).
+    sums = ", ".join(f"coalesce(sum((data->>'{name}')::numeric), 0)" for name in names)
+    found = connection.execute(text(f"SELECT {sums} FROM recipient WHERE audience_id = :id"), {"id": audience_id}).one()
+    return {name: int(amount) for name, amount in zip(names, found, strict=True)}
