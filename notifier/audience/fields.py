@@ -339,7 +339,9 @@ def _day_text(found: str) -> str:
     try:
         return _sane_day(date(*parts))
     except ValueError:
-        raise CellError("date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it.") from None
+        raise CellError(
+            "date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it."
+        ) from None
 
 
 _OFFSET = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
@@ -385,7 +387,9 @@ def language(value: Any) -> str:
         if names.match(found.replace("_", "-")):
             return code
     if found:
-        raise CellError("language", "Chỉ có tiếng Việt và tiếng Anh. Hãy ghi vi hoặc en.", "Only Vietnamese and English are there. Write vi or en.")
+        raise CellError(
+            "language", "Chỉ có tiếng Việt và tiếng Anh. Hãy ghi vi hoặc en.", "Only Vietnamese and English are there. Write vi or en."
+        )
     return "vi"
 
 

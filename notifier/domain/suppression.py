@@ -67,6 +67,12 @@ def suppress(session: Session, address_id: int, topic: str, *, reason: str, sour
     return bool(suppress_many(session, [(address_id, topic)], reason=reason, source=source, now=now))
 
 
+def lock_addresses(session: Session, address_ids: list[int]) -> set[int]:
+    """Lock addresses, always in the order of their numbers, so that two changes never wait for each other; return those that exist."""
+    rows = session.scalars(text("SELECT id FROM address WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"), {"ids": address_ids})
+    return set(rows)
+
+
 def lift(session: Session, address_id: int, topic: str, *, by: str, now: datetime, reason: str | None = None) -> bool:
     """Write to an address about `topic` again; say whether it had been suppressed. With `reason`, only what was suppressed for that.
 

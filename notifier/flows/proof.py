@@ -199,16 +199,7 @@ def send_test(services: Services, definition: Definition, *, to: str, language: 
     with services.session() as session:
         address_id = suppression.address_id(session, to)
         stream = notice.stream(session, services, plan.template, sender=plan.sender, data=plan.data)
-        message_id = notice.queue_notice(
-            session,
-            services,
-            template=plan.template.name,
-            address_id=address_id,
-            name=row.name,
-            language=row.language,
-            data=_example_data(plan),
-            tax_code=row.tax_code,
-            campaign_id=stream,
-        )
+        letter = notice.Notice(address_id, row.name, row.language, _example_data(plan), row.tax_code)
+        (message_id,) = notice.queue_notices(session, [letter], campaign_id=stream, due_at=services.clock())
     services.queues.wake_gather(notice.LANE)
     return message_id

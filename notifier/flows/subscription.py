@@ -6,6 +6,10 @@ every settle. A statutory topic cannot be stopped; one click on its link stops a
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,17 +76,25 @@ def choices(services: Services, token: str) -> Choices:
         return _choices(session, services, address_id, topic)
 
 
+def targets(services: Services, topic: Topic) -> list[Topic]:
+    """Return what one click on a link of `topic` stops: the topic, or every optional one when the law forbids to stop that."""
+    return [topic] if not topic.statutory else _optional(services)
+
+
+def _optional(services: Services) -> list[Topic]:
+    return [each for each in services.topics.values() if not each.statutory]
+
+
 def stop(services: Services, token: str) -> Result:
-    """Stop the link's topic, or every optional one when the law forbids to stop that. Doing it again changes nothing. Raise LinkError."""
+    """Stop what the link stops. Doing it again changes nothing. Raise LinkError."""
     address_id, topic = _read(services, token)
-    targets = [topic] if not topic.statutory else [each for each in services.topics.values() if not each.statutory]
-    return _change(services, address_id, topic, stop_these=targets, resume_these=[])
+    return _change(services, address_id, topic, stop_these=targets(services, topic), resume_these=[])
 
 
 def save(services: Services, token: str, wanted: set[str]) -> Result:
     """Send only the optional topics in `wanted` from now on. Raise LinkError."""
     address_id, topic = _read(services, token)
-    optional = [each for each in services.topics.values() if not each.statutory]
+    optional = _optional(services)
     return _change(
         services,
         address_id,
@@ -93,58 +105,128 @@ def save(services: Services, token: str, wanted: set[str]) -> Result:
 
 
 def _change(services: Services, address_id: int, topic: Topic, *, stop_these: list[Topic], resume_these: list[Topic]) -> Result:
-    now = services.clock()
+    stream_id = _stream(services)
     with services.session() as session:
-        if suppression.address_of(session, address_id) is None:
+        if suppression.lock_addresses(session, [address_id]) != {address_id}:
             raise LinkError("The link is damaged.")
+        now = services.clock()
         resumed = tuple(
             each for each in resume_these if suppression.lift(session, address_id, each.code, by="link", now=now, reason="unsubscribed")
         )
-        stopped = tuple(
-            each
-            for each in stop_these
-            if suppression.suppress(session, address_id, each.code, reason="unsubscribed", source="link", now=now)
-        )
+        new = _stop_many(session, services, stream_id, {address_id: {each.code for each in stop_these}})
+        stopped = tuple(each for each in stop_these if each.code in new.get(address_id, ()))
         found = _choices(session, services, address_id, topic)
-        if stopped:
-            _confirm(session, services, address_id, found, stopped)
     if stopped:
         services.queues.wake_gather_soon(notice.LANE)
     return Result(found, stopped, resumed)
 
 
-def _confirm(session: Session, services: Services, address_id: int, found: Choices, stopped: tuple[Topic, ...]) -> None:
-    """Queue the confirmation, in the transaction of the change itself: there is one exactly when something was stopped."""
-    # Several taxpayers may share an accountant's address; the mail must not tell one of them another's name.
-    owners = session.execute(
-        text("""SELECT t.name, t.language, t.tax_code FROM taxpayer_address h JOIN taxpayer t ON t.id = h.taxpayer_id
-                 WHERE h.address_id = :address_id LIMIT 2"""),
-        {"address_id": address_id},
-    ).all()
-    if len(owners) == 1:
-        name, language, tax_code = owners[0]
-    else:
-        language = owners[0].language if owners else "vi"
-        name, tax_code = _SOMEBODY[language], None
-    moment = services.clock().astimezone(HANOI).isoformat(timespec="seconds")
-    remaining = [each for each in found.topics if each.statutory or each.code not in found.stopped]
+def _stream(services: Services) -> int:
+    """Return the stream of confirmations, made in a transaction of its own so that it is known only once it is there."""
     template = services.catalogue[CONFIRMATION]
-    stream_id = services.streams.get(template.version)
-    if stream_id is None:
-        stream_id = services.streams[template.version] = notice.stream(session, services, template)
-    notice.queue_notice(
-        session,
-        services,
-        template=CONFIRMATION,
-        address_id=address_id,
-        name=name,
-        language=language,
-        tax_code=tax_code,
-        campaign_id=stream_id,
-        data={
-            "stopped_topic": ", ".join(each.info.name[language] for each in stopped),
-            "received_at": moment,
-            "effective_at": moment,
-            "lines": [{"topic_name": each.info.name[language]} for each in remaining],
-        },
+    found = services.streams.get(template.version)
+    if found is None:
+        with services.session() as session:
+            found = notice.stream(session, services, template)
+        services.streams[template.version] = found
+    return found
+
+
+def _stop_many(session: Session, services: Services, stream_id: int, wanted: dict[int, set[str]]) -> dict[int, set[str]]:
+    """Stop topics for addresses whose rows are locked; return what is new, each new one confirmed in this same transaction."""
+    pairs = [(address_id, code) for address_id, codes in wanted.items() for code in codes]
+    new: dict[int, set[str]] = {}
+    now = services.clock()
+    for address_id, code in suppression.suppress_many(session, pairs, reason="unsubscribed", source="link", now=now) if pairs else ():
+        new.setdefault(address_id, set()).add(code)
+    if new:
+        owners = _owners(session, list(new))
+        before = suppression.active_many(session, list(new))
+        notices = [_confirmation(services, each, codes, before[each], owners.get(each, [])) for each, codes in new.items()]
+        notice.queue_notices(session, notices, campaign_id=stream_id, due_at=now)
+    return new
+
+
+def _owners(session: Session, address_ids: list[int]) -> dict[int, list[tuple[str, str, str]]]:
+    rows = session.execute(
+        text("""SELECT h.address_id, t.name, t.language, t.tax_code FROM taxpayer_address h JOIN taxpayer t ON t.id = h.taxpayer_id
+                 WHERE h.address_id = ANY(:ids)"""),
+        {"ids": address_ids},
     )
+    owners: dict[int, list[tuple[str, str, str]]] = {}
+    for address_id, name, language, tax_code in rows:
+        owners.setdefault(address_id, []).append((name, language, tax_code))
+    return owners
+
+
+def _confirmation(
+    services: Services, address_id: int, codes: set[str], stopped: Mapping[str, str], owners: list[tuple[str, str, str]]
+) -> notice.Notice:
+    language = owners[0][1] if owners else "vi"
+    # Several taxpayers may share an accountant's address; the mail must not tell one of them another's name.
+    name, tax_code = (owners[0][0], owners[0][2]) if len(owners) == 1 else (_SOMEBODY[language], None)
+    moment = services.clock().astimezone(HANOI).isoformat(timespec="seconds")
+    topics = [each for each in services.topics.values() if each.code != _INTERNAL]
+    data = {
+        "stopped_topic": ", ".join(each.info.name[language] for each in topics if each.code in codes),
+        "received_at": moment,
+        "effective_at": moment,
+        "lines": [{"topic_name": each.info.name[language]} for each in topics if each.statutory or each.code not in stopped],
+    }
+    return notice.Notice(address_id, name, language, data, tax_code)
+
+
+@dataclass(slots=True)
+class _Click:
+    address_id: int
+    codes: set[str]
+    answer: Future[None]
+
+
+class OneClicks:
+    """Stops topics for many one-click requests at once: a thread writes what has come in one transaction, and answers after its commit.
+
+    Mail providers send such requests in bursts after a campaign; a transaction for each would cost more than the campaign did.
+    """
+
+    def __init__(self, services: Services, *, most: int = 500) -> None:
+        """Write at most `most` requests in one transaction."""
+        self._services = services
+        self._most = most
+        self._waiting: queue.SimpleQueue[_Click] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="one-clicks", daemon=True).start()
+
+    def stop(self, token: str) -> Future[None]:
+        """Ask for what `stop` does; the future ends after the commit, or with the database's error. Raise LinkError."""
+        address_id, topic = _read(self._services, token)
+        click = _Click(address_id, {each.code for each in targets(self._services, topic)}, Future())
+        self._waiting.put(click)
+        return click.answer
+
+    def _run(self) -> None:
+        while True:
+            clicks = [self._waiting.get()]
+            while len(clicks) < self._most:
+                try:
+                    clicks.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            try:
+                self._write(clicks)
+            except Exception as error:  # noqa: BLE001 - each request hears of it, and the thread must live on
+                for click in clicks:
+                    click.answer.set_exception(error)
+            else:
+                for click in clicks:
+                    click.answer.set_result(None)
+
+    def _write(self, clicks: list[_Click]) -> None:
+        stream_id = _stream(self._services)
+        wanted: dict[int, set[str]] = {}
+        for click in clicks:
+            wanted.setdefault(click.address_id, set()).update(click.codes)
+        with self._services.session() as session:
+            known = suppression.lock_addresses(session, list(wanted))
+            new = _stop_many(session, self._services, stream_id, {key: codes for key, codes in wanted.items() if key in known})
+        if new:
+            self._services.queues.wake_gather_soon(notice.LANE)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from notifier.embedded.mailbox import Mailbox
@@ -15,6 +18,12 @@ from notifier.web.pages import PRIVATE, STYLE, page
 log = structlog.get_logger(__name__)
 
 
+def _catches(services: Services) -> bool:
+    """Say whether mail goes to a catcher of ours: on this machine, or beside us in the same compose file."""
+    host = urlsplit(services.settings.smtp_url or "").hostname or ""
+    return host in {"127.0.0.1", "::1", "localhost", "catcher"}
+
+
 def create_app(services: Services | None = None) -> FastAPI:
     """Return the application over `services`, or over the environment's settings (as `notifier web` runs it)."""
     if services is None:
@@ -24,7 +33,8 @@ def create_app(services: Services | None = None) -> FastAPI:
     app.include_router(public.make_router(services))
     app.include_router(health.make_router(services))
     mail = services.settings.var / "mail"
-    has_inbox = mail.is_dir()
+    # The inbox shows addresses and live links to anybody: never beside a server that delivers real mail.
+    has_inbox = mail.is_dir() and _catches(services)
     if has_inbox:
         app.include_router(inbox.make_router(Mailbox(mail)))
 
@@ -40,6 +50,10 @@ def create_app(services: Services | None = None) -> FastAPI:
     def refuse(request: Request, error: HTTPException) -> Response:
         code = {404: "page", 405: "method"}.get(error.status_code, "page")
         return page(request, "message.html", status=error.status_code, code=code)
+
+    @app.exception_handler(RequestValidationError)
+    def misread(request: Request, _error: RequestValidationError) -> Response:
+        return page(request, "message.html", status=404, code="page")
 
     @app.exception_handler(Exception)
     def fail(request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ from notifier.web.pages import PRIVATE, page
 
 PAGE_ROWS = 50
 # The mail's own HTML: it may have its styles, and nothing else.
-_MAIL_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox allow-popups"
+_MAIL_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 _SHOWN_HEADERS = ("From", "To", "Reply-To", "Subject", "Date", "Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Id")
 
 
@@ -62,6 +62,8 @@ def make_router(mailbox: Mailbox) -> APIRouter:
 def _content(mailbox: Mailbox, number: int, kind: str) -> Response:
     entry: Entry | None = mailbox.get(number)
     body = _part(mailbox.parsed(entry), kind) if entry is not None else ""
+    # A link of the mail opens a page of its own; inside the frame our pages refuse to be shown.
+    body = body.replace("<head>", '<head><base target="_blank">', 1)
     headers = PRIVATE | {"Content-Security-Policy": _MAIL_POLICY, "X-Frame-Options": "SAMEORIGIN"}
     return Response(body, status_code=200 if body else 404, media_type="text/html; charset=utf-8", headers=headers)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from notifier.errors import LinkError
+from notifier.errors import LinkError, SettingsError
 from notifier.flows import subscription
 from notifier.services import Services
 from notifier.web.pages import PRIVATE, page
@@ -45,20 +47,21 @@ def _form(body: bytes) -> dict[str, list[str]]:
         return {}
 
 
-async def _with_form(request: Request, work: Work) -> Response:
-    """Read the form and do the work in a thread; answer 503 when the database is away, so that the sender of the request tries again."""
-    body = await _body(request)
+async def _with_form(request: Request, work: Work, body: bytes | None) -> Response:
+    """Do the work with the form in a thread; answer 503 when the database is away, so that the request is tried again."""
     if body is None:
         return Response("Too large.\n", status_code=413, media_type="text/plain", headers=PRIVATE)
     try:
         return await run_in_threadpool(work, request, _form(body), body)
     except SQLAlchemyError as error:
         log.error("database_away", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
-        return page(request, "away.html", status=503) if not _is_one_click(body) else _away()
+        return _away(request)
 
 
-def _away() -> Response:
-    return Response("Try again later.\n", status_code=503, media_type="text/plain", headers=PRIVATE | {"Retry-After": "60"})
+def _away(request: Request) -> Response:
+    answer = page(request, "away.html", status=503)
+    answer.headers["Retry-After"] = "60"
+    return answer
 
 
 def _is_one_click(body: bytes) -> bool:
@@ -70,15 +73,10 @@ def make_router(services: Services) -> APIRouter:
     """Return the public pages over `services`."""
     router = APIRouter()
 
-    def stop(request: Request, form: dict[str, list[str]], body: bytes) -> Response:
+    clicks = subscription.OneClicks(services)
+
+    def stop(request: Request, form: dict[str, list[str]], _body: bytes) -> Response:
         token = request.path_params["token"]
-        if _is_one_click(body):
-            try:
-                subscription.stop(services, token)
-            except LinkError:
-                # A mail program can do nothing about it, and a scanner must learn nothing from it.
-                log.info("one_click_with_a_bad_token")
-            return Response("OK\n", media_type="text/plain", headers=PRIVATE)
         if "stop" not in form:
             return page(request, "message.html", status=400, code="form")
         try:
@@ -105,15 +103,26 @@ def make_router(services: Services) -> APIRouter:
 
     @router.post("/u/{token}", include_in_schema=False)
     async def post_stop(request: Request) -> Response:
-        return await _with_form(request, stop)
+        body = await _body(request)
+        if body is None or not _is_one_click(body):
+            return await _with_form(request, stop, body)
+        try:
+            await asyncio.wrap_future(clicks.stop(request.path_params["token"]))
+        except LinkError:
+            # A mail program can do nothing about it, and a scanner must learn nothing from it.
+            log.info("one_click_with_a_bad_token")
+        except SQLAlchemyError as error:
+            log.error("database_away", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
+            return Response("Try again later.\n", status_code=503, media_type="text/plain", headers=PRIVATE | {"Retry-After": "60"})
+        return Response("OK\n", media_type="text/plain", headers=PRIVATE)
 
     @router.post("/u/{token}/chu-de", include_in_schema=False)
     async def post_save(request: Request) -> Response:
-        return await _with_form(request, save)
+        return await _with_form(request, save, await _body(request))
 
     @router.post("/kiem-tra", include_in_schema=False)
     async def post_check(request: Request) -> Response:
-        return await _with_form(request, check)
+        return await _with_form(request, check, await _body(request))
 
     @router.api_route("/u/{token}", methods=["GET", "HEAD"], include_in_schema=False)
     def get_choices(request: Request, token: str) -> Response:
@@ -122,7 +131,7 @@ def make_router(services: Services) -> APIRouter:
         except LinkError:
             return page(request, "message.html", status=404, code="link")
         except SQLAlchemyError:
-            return page(request, "away.html", status=503)
+            return _away(request)
         return page(request, "choices.html", token=token, choices=found)
 
     @router.api_route("/kiem-tra", methods=["GET", "HEAD"], include_in_schema=False)
@@ -137,11 +146,11 @@ def _too_often(services: Services, request: Request) -> bool:
     client = request.client.host if request.client else "?"
     try:
         with redis.Redis.from_url(services.settings.require_broker(), socket_timeout=1, socket_connect_timeout=1) as broker:
-            key = f"notifier:check:{client}"
-            number = int(broker.incr(key))
-            if number == 1:
-                broker.expire(key, 60)
-    except (redis.RedisError, OSError):
+            # A key for each minute, which expires whether or not it is asked for again.
+            key = f"notifier:check:{client}:{int(time.time()) // 60}"
+            with broker.pipeline() as steps:
+                number = int(steps.incr(key).expire(key, 120).execute()[0])
+    except (redis.RedisError, OSError, SettingsError):
         return False
     return number > _CHECKS_PER_MINUTE
 
@@ -155,11 +164,12 @@ def _find(services: Services, code: str) -> dict[str, Any] | None:
         return None
     with services.session() as session:
         row = session.execute(
-            text("""SELECT m.settled_at, c.topic, a.email FROM message m JOIN campaign c ON c.id = m.campaign_id
-                      JOIN address a ON a.id = m.address_id WHERE m.id = :id AND m.state = 'accepted'"""),
+            text("""SELECT m.settled_at, c.topic, a.email, m.state = 'accepted' AS certain FROM message m JOIN campaign c ON c.id = m.campaign_id
+                      JOIN address a ON a.id = m.address_id
+                     WHERE m.id = :id AND (m.state = 'accepted' OR m.doubts > 0)"""),
             {"id": message_id},
         ).first()
     if row is None:
         return None
     name, _, domain = row.email.partition("@")
-    return {"at": row.settled_at, "topic": services.topics.get(row.topic), "to": f"{name[:1]}•••@{domain}"}
+    return {"at": row.settled_at, "topic": services.topics.get(row.topic), "to": f"{name[:1]}•••@{domain}", "certain": row.certain}

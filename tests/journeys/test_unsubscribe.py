@@ -162,6 +162,39 @@ def test_anyone_can_check_a_notice_and_learns_no_more(client: TestClient, servic
     assert statuses[-1] == 429
 
 
+def test_a_mail_in_doubt_is_never_called_a_fake(client: TestClient, services: Services, address: int) -> None:
+    post(client, services.signer.token(address, "tax-policy"))
+    with services.session() as session:
+        message = session.scalar(text("UPDATE message SET state = 'in_doubt', doubts = 1, settled_at = now() RETURNING id::text"))
+    page = client.post("/kiem-tra", data={"code": message}).text
+    assert "có thể do chúng tôi gửi" in page
+    assert "không tìm thấy" not in page
+
+
+def test_a_first_confirmation_that_fails_leaves_no_trace(client: TestClient, services: Services, address: int) -> None:
+    token = services.signer.token(address, "tax-policy")
+    with services.session() as session:
+        session.execute(text("ALTER TABLE recipient RENAME TO away"))
+    assert post(client, token).status_code == 503
+    with services.session() as session:
+        session.execute(text("ALTER TABLE away RENAME TO recipient"))
+    assert stopped(services, address) == {}
+    assert post(client, token).status_code == 200
+    with services.session() as session:
+        orphans = session.scalar(text("SELECT count(*) FROM message WHERE campaign_id NOT IN (SELECT id FROM campaign)"))
+    assert (confirmations(services), orphans) == (1, 0)
+
+
+def test_no_inbox_beside_a_server_that_delivers(settings: Settings, services: Services) -> None:
+    (settings.var / "mail").mkdir(exist_ok=True)
+    real = Services(replace(settings, smtp_url="smtp://relay.example.test:25"))
+    with TestClient(create_app(real)) as client:
+        assert client.get("/inbox").status_code == 404
+    with TestClient(create_app(services)) as client:
+        assert client.get("/inbox").status_code == 200
+        assert client.get("/inbox?p=x").headers["content-type"].startswith("text/html")
+
+
 def test_health_names_the_part_that_is_unwell(client: TestClient) -> None:
     answer = client.get("/healthz")
     assert answer.status_code == 503

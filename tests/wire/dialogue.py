@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -120,14 +121,17 @@ def send(catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, l
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
-async def with_server(answer: Answer, client: Callable[[int], Awaitable[None]]) -> None:
+async def with_server(
+    answer: Answer, client: Callable[[int], Awaitable[None]], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> None:
     """Run `client` against a server whose every connection is `answer`ed, and let the server hear the end of it."""
     talks: list[asyncio.Task[None]] = []
 
     def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talks.append(asyncio.ensure_future(answer(reader, writer)))
 
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    server = await asyncio.start_server(take, host, 0, ssl=tls)
     async with server:
         await client(server.sockets[0].getsockname()[1])
-        await asyncio.wait(talks, timeout=TIMEOUT)
+        if talks:
+            await asyncio.wait(talks, timeout=TIMEOUT)
