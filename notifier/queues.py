@@ -82,7 +82,7 @@ class Queues:
         """Use the connections of `app`."""
         self._app = app
         self._lock = threading.Lock()
-        self._pending: threading.Timer | None = None
+        self._pending: dict[str, threading.Timer] = {}
 
     def _send(self, task: str, calls: Iterable[tuple[Any, ...]], queue: str) -> bool:
         try:
@@ -105,17 +105,17 @@ class Queues:
     def wake_gather_soon(self, lane: str, *, delay: float = 0.02) -> None:
         """Do as `wake_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
         with self._lock:
-            if self._pending is not None:
+            if lane in self._pending:
                 return
 
             def fire() -> None:
                 with self._lock:
-                    self._pending = None
+                    del self._pending[lane]
                 self.wake_gather(lane)
 
-            self._pending = threading.Timer(delay, fire)
-            self._pending.daemon = True
-            self._pending.start()
+            timer = self._pending[lane] = threading.Timer(delay, fire)
+            timer.daemon = True
+            timer.start()
 
     def depth(self, queue: str) -> int | None:
         """Return how many wakes wait in `queue`, or None when the broker does not answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import structlog
@@ -20,6 +20,7 @@ from notifier.delivery.throttle import Throttle
 log = structlog.get_logger(__name__)
 
 _IDLE_SECONDS = 20.0
+_COMMIT_MARGIN = timedelta(seconds=10)
 
 
 class Sender:
@@ -95,7 +96,8 @@ class Sender:
             if due is not None and (job.not_after is None or time.time() < job.not_after):
                 await self.ledger.release(lease, due=due)
                 return
-            loaded_at = datetime.now(UTC)
+            # An opt-out is stamped before it is committed: one that was under way while the batch was loaded must be seen by a settle.
+            loaded_at = datetime.now(UTC) - _COMMIT_MARGIN
             rows = await self.ledger.load(lease, job.topic)
             await BatchRun(self, lease, route, job, rows, loaded_at).go()
 

@@ -90,6 +90,7 @@ class Instance:
         self._terminal = terminal
         self._lock: IO[str] | None = None
         self._stopping = False
+        self._copiers: list[threading.Thread] = []
 
     @property
     def processes(self) -> dict[str, int]:
@@ -170,13 +171,15 @@ class Instance:
         part.process = spawn(part.command, env=environment, output=subprocess.PIPE)
         part.started_at = time.monotonic()
         part.restart_at = 0.0
-        threading.Thread(target=self._copy_log, args=(part.name, part.process.stdout), daemon=True).start()
+        copier = threading.Thread(target=self._copy_log, args=(part.name, part.process.stdout), daemon=True)
+        copier.start()
+        self._copiers = [each for each in self._copiers if each.is_alive()] + [copier]
 
     def _copy_log(self, name: str, lines: IO[bytes]) -> None:
         path = self.settings.var / "logs" / f"{name}.log"
         path.parent.mkdir(exist_ok=True)
         file = path.open("ab")
-        for line in lines:
+        for line in iter(lines.readline, b""):
             file.write(line)
             file.flush()
             if file.tell() > MOST_LOG_BYTES:
@@ -186,6 +189,7 @@ class Instance:
             if self._terminal is not None:
                 self._terminal.write(f"{name:<16}| {line.decode(errors='replace')}")
                 self._terminal.flush()
+        lines.close()
         file.close()
 
     def tend(self) -> None:
@@ -224,6 +228,8 @@ class Instance:
             except subprocess.TimeoutExpired:
                 kill_tree(process.pid)
                 process.wait(2)
+        for copier in self._copiers:
+            copier.join(1)
         for server in (self.catcher, self.valkey, self.postgres):
             if server is not None:
                 server.stop()

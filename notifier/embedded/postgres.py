@@ -109,6 +109,8 @@ class Postgres:
         prefix = [
             setpriv or "setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups",
             "--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=INT",
+            # Without this bit access(2) looks with the capabilities left out, and initdb does not find its own programs.
+            "--securebits=+no_setuid_fixup",
         ]  # fmt: skip
         able = bool(setpriv) and subprocess.run([*prefix, *probe], capture_output=True, check=False).returncode == 0  # noqa: S603
         if not able:

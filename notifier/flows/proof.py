@@ -123,17 +123,14 @@ def _job(session: Session, services: Services, plan: Plan) -> Job:
 
 def _rows(session: Session, audience_id: int, *, only_row: int | None = None, tax_code: str | None = None) -> Iterator[tuple[int, Row]]:
     """Yield the list's row numbers and what the sender would load, with new message ids, without holding the list in memory."""
-    rows = (
-        session.connection()
-        .execution_options(stream_results=True, yield_per=1_000)
-        .execute(
-            text("""SELECT r.row_no, uuidv7(), a.id, a.email, r.name, r.tax_code, r.language, r.data::text
+    rows = session.execute(
+        text("""SELECT r.row_no, uuidv7(), a.id, a.email, r.name, r.tax_code, r.language, r.data::text
                   FROM recipient r CROSS JOIN LATERAL unnest(r.address_ids) AS x (address_id) JOIN address a ON a.id = x.address_id
                  WHERE r.audience_id = :audience_id AND (cast(:row AS int) IS NULL OR r.row_no = :row)
                    AND (cast(:tax_code AS text) IS NULL OR r.tax_code = :tax_code)
                  ORDER BY r.row_no"""),
-            {"audience_id": audience_id, "row": only_row, "tax_code": tax_code},
-        )
+        {"audience_id": audience_id, "row": only_row, "tax_code": tax_code},
+        execution_options={"yield_per": 1_000},
     )
     for position, (row_no, message_id, address_id, email, name, code, language, data) in enumerate(rows):
         yield row_no, Row(position, message_id, address_id, email, name, code, language, data, 0, 0, None)

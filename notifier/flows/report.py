@@ -38,16 +38,13 @@ def write_report(services: Services, name: str, out: Path, *, progress: Callable
         campaign = campaigns.get(session, name)
         if kind == ".xlsx" and campaign.total > _MOST_SHEET_ROWS:
             raise CampaignError("The campaign has more messages than a spreadsheet has rows.", fix="Write a .csv report instead.")
-        rows = (
-            session.connection()
-            .execution_options(stream_results=True, yield_per=2_000)
-            .execute(
-                text("""SELECT r.row_no, r.tax_code, r.name, a.email, m.state::text, m.detail, m.host, m.settled_at, m.attempts, m.doubts,
+        rows = session.execute(
+            text("""SELECT r.row_no, r.tax_code, r.name, a.email, m.state::text, m.detail, m.host, m.settled_at, m.attempts, m.doubts,
                            m.id::text, encode(m.sha256, 'hex')
                       FROM message m JOIN recipient r ON r.id = m.recipient_id JOIN address a ON a.id = m.address_id
                      WHERE m.campaign_id = :id ORDER BY r.row_no, m.id"""),
-                {"id": campaign.id},
-            )
+            {"id": campaign.id},
+            execution_options={"yield_per": 2_000},
         )
         written = 0
         # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
