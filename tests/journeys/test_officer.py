@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from email import policy
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Protocol
 
 import openpyxl
 import pytest
@@ -17,14 +19,19 @@ from notifier.cli.demo import write_list
 from notifier.testing import ROOT
 from tests.journeys.conftest import World
 
+
+class Notifier(Protocol):
+    """Runs `notifier …` and checks its exit code."""
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]: ...
+
+
 FILE = str(ROOT / "campaigns" / "debt-notice.toml")
 
 
 @pytest.fixture
-def notifier(world: World, tmp_path: Path):  # type: ignore[no-untyped-def]
+def notifier(world: World, tmp_path: Path) -> Notifier:
     """Run `notifier …` as its own process in a folder of its own."""
-    import os
-
     environment = {**os.environ, **world.instance.settings.to_env()}
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -48,7 +55,7 @@ def audience(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_campaign_from_check_to_report(notifier, audience: str, tmp_path: Path, world: World) -> None:  # type: ignore[no-untyped-def]
+def test_a_campaign_from_check_to_report(notifier: Notifier, audience: str, tmp_path: Path, world: World) -> None:
     found = json.loads(notifier("campaign", "check", FILE, "--audience", audience, "--rejected", "bad.xlsx", "--json").stdout)
     assert found["accepted"] + found["rejected"] + found["merged"] == found["rows_read"]
     assert (found["accepted"], found["rejected"], found["messages"], found["unrenderable"]) == (50, 1, 50, 0)
@@ -103,14 +110,12 @@ def test_a_campaign_from_check_to_report(notifier, audience: str, tmp_path: Path
         (["campaign", "pause", "nobody"], "There is no campaign"),
     ],
 )
-def test_a_mistake_is_one_clear_sentence(notifier, arguments: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_clear_sentence(notifier: Notifier, arguments: list[str], words: str) -> None:
     done = notifier(*arguments, code=1)
     assert words in " ".join(done.stderr.split())
 
 
-def test_doctor_says_what_is_well_and_what_is_not(notifier, world: World) -> None:  # type: ignore[no-untyped-def]
-    import os
-
+def test_doctor_says_what_is_well_and_what_is_not(notifier: Notifier, world: World) -> None:
     assert notifier("doctor").stdout.count(" ok") == 9
     environment = {**os.environ, **world.instance.settings.to_env(), "NOTIFIER_SMTP_URL": "smtp://127.0.0.1:9"}
     sick = subprocess.run([sys.executable, "-m", "notifier", "doctor"], env=environment, capture_output=True, text=True, check=False)
