@@ -55,6 +55,7 @@ class Connection:
 
     host: str
     sent = 0
+    taken = 0  # messages that the server accepted over it
     source: Source | None = None
 
     @property
@@ -186,7 +187,9 @@ class PipelinedConnection(asyncio.Protocol, Connection):
             message = self._in_text
             self._in_text = None
             if message is not None and self.source is not None:
-                self.source.settled(message, judge_reply(Stage.DOT, code, text), self.host)
+                verdict = judge_reply(Stage.DOT, code, text)
+                self.taken += verdict.fate is Fate.ACCEPTED
+                self.source.settled(message, verdict, self.host)
         elif reply.stage is Stage.DATA:
             self._on_data_reply(code, text)
         elif reply.stage is not None and self._failure is None and not 200 <= code < 300:  # noqa: PLR2004
@@ -291,6 +294,7 @@ class PlainConnection(Connection):
                 return
             self.sent += 1
             verdict = await self._send(message)
+            self.taken += verdict.fate is Fate.ACCEPTED
             if self.source is not None:
                 self.source.settled(message, verdict, self.host)
             if verdict.fate is Fate.UNKNOWN or verdict.unsent or not self._client.is_connected:
