@@ -114,6 +114,11 @@ def connect(celery: Celery, settings: Settings) -> None:
 
     def parent_ready(**_: Any) -> None:
         _STOP[0] = 0
+        try:
+            observability.serve_metrics(settings.metrics_port)
+        except OSError as error:
+            # A second worker on the same machine: both count into the same folder, so the first answers for both.
+            log.warning("metrics_port_taken", port=settings.metrics_port, error=type(error).__name__)
 
     def logging(**_: Any) -> None:
         observability.configure_logging(settings, "worker")
