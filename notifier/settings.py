@@ -80,7 +80,7 @@ class Settings:
     lease_seconds: float = 30.0
     sweep_seconds: float = 2.0
     smtp_timeout_seconds: float = 60.0
-    connections: int = 16
+    connections: int = 8
     retry_minutes: tuple[float, ...] = (5, 15, 30, 60, 120, 240)
     log_format: str = "auto"
     log_level: str = "INFO"

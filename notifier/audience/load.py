@@ -266,26 +266,27 @@ class _Loader:
         self._reader = reader
 
     def run(self, rows: Iterator[tuple[int, Sequence[Any]]], total: int | None, progress: ProgressCallback | None) -> None:
-        while chunk := list(islice(rows, _CHUNK)):
-            members: list[Member] = []
+        while True:
+            staged: list[str] = []
             problems: list[Problem] = []
-            for row_no, cells in chunk:
+            before = self.read
+            # Each row is a line of text before the next is read: thousands of living cells would be walked by the garbage collector.
+            for row_no, cells in islice(rows, _CHUNK):
+                self.read += 1
                 found = self._reader.read(row_no, cells)
                 if isinstance(found, Problem):
                     problems.append(found)
                     self.rejected += 1
                 else:
-                    members.append(found)
                     problems += found.warnings
-            self.read += len(chunk)
-            self._stage(members)
+                    staged.append(_staged(found))
+            if self.read == before:
+                return
+            with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+                copy.write("".join(staged))
             copy_problems(self._driver, self._audience_id, problems)
             if progress:
                 progress(self.read, total)
-
-    def _stage(self, members: list[Member]) -> None:
-        with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.write("".join(map(_staged, members)))
 
 
 _COPY = f"""COPY staged (row_no, tax_code, lacking, head_hash, line_hash, name, language, emails, data, line)
