@@ -71,7 +71,7 @@ def text(value: Any, field: Field) -> str | None:
 
 _CODE = re.compile(r"([0-9]{10})(?:-?([0-9]{3}))?")
 _PERSONAL = re.compile(r"[0-9]{12}")
-_LOST_ZERO = re.compile(r"([1-9][0-9]{8})(-?[0-9]{3})?")
+_LOST_ZERO = re.compile(r"([1-9][0-9]{8})(-[0-9]{3})?")
 _DECIMAL_ZERO = re.compile(r"([0-9]{9,13})[.,]0")
 _SEPARATORS_OF_CODES = re.compile(r"[\s.'’_]+")
 _DASHES = re.compile(r"[\u2010-\u2015\u2212]")
@@ -88,7 +88,8 @@ def tax_code(value: Any) -> str:
     """Return a tax code as 10 digits, 10-3 digits or 12 digits; raise CellError.
 
     Spreadsheets drop the leading zero of the city's codes: it is given back if the check digit then holds. A 12-digit personal number has
-    no check digit (domain facts, part A), but begins with a zero: twelve digits that do not may be a dependent unit's code without its own.
+    no check digit (domain facts, part A), so twelve digits are never rewritten: the notice could reach somebody else. A dependent unit's
+    code without its zero is known by its dash.
     """
     found = as_text(value)
     if not found:

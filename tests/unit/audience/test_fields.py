@@ -105,13 +105,14 @@ def test_nine_digits_get_a_zero_only_when_the_check_digit_then_holds(digits: str
             fields.tax_code(digits)
 
 
-@given(st.text("0123456789", min_size=11, max_size=11))
+@given(st.text("0123456789", min_size=12, max_size=12))
 def test_a_personal_number_is_taken_as_it_is(digits: str) -> None:
-    assert fields.tax_code("0" + digits) == "0" + digits
+    assert fields.tax_code(digits) == digits
 
 
-def test_twelve_digits_that_lost_their_zero_are_the_code_of_a_unit() -> None:
-    assert fields.tax_code(100109106001.0) == "0100109106-001"
+def test_twelve_digits_are_never_rewritten_but_a_dash_tells_a_unit_that_lost_its_zero() -> None:
+    assert fields.tax_code(100109106001.0) == "100109106001"
+    assert fields.tax_code("100109106-001") == "0100109106-001"
 
 
 @pytest.mark.parametrize(
