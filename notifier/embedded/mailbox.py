@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from email import policy
+from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -51,9 +52,14 @@ def header(content: bytes, name: bytes) -> str:
         value += line
     raw = value.decode("ascii", "replace").strip()
     try:
-        return str(make_header(decode_header(raw)))
-    except (ValueError, LookupError):
+        return printable(str(make_header(decode_header(raw))))
+    except (ValueError, LookupError, HeaderParseError):
         return raw
+
+
+def printable(text: str) -> str:
+    """Return the text without halves of surrogate pairs, which some charsets decode to and no file or page can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class MailboxWriter:

@@ -7,7 +7,7 @@ from email.message import EmailMessage
 
 from fastapi import APIRouter, Request, Response
 
-from notifier.embedded.mailbox import Entry, Mailbox
+from notifier.embedded.mailbox import Entry, Mailbox, printable
 from notifier.web.pages import PRIVATE, page
 
 PAGE_ROWS = 50
@@ -41,7 +41,7 @@ def make_router(mailbox: Mailbox) -> APIRouter:
         if entry is None:
             return page(request, "message.html", status=404, code="page")
         message = mailbox.parsed(entry)
-        headers = [(name, str(message[name])) for name in _SHOWN_HEADERS if message[name]]
+        headers = [(name, value) for name in _SHOWN_HEADERS if (value := _header(message, name))]
         return page(request, "mail.html", entry=entry, headers=headers, text=_part(message, "plain"), size=entry.length)
 
     @router.get("/{number:int}/html", include_in_schema=False)
@@ -68,6 +68,22 @@ def _content(mailbox: Mailbox, number: int, kind: str) -> Response:
     return Response(body, status_code=200 if body else 404, media_type="text/html; charset=utf-8", headers=headers)
 
 
+def _header(message: EmailMessage, name: str) -> str:
+    try:
+        return printable(str(message[name] or ""))
+    except ValueError:
+        # An encoded word that decodes to what is no text: it is shown as it was written.
+        return next(printable(str(value)) for key, value in message.raw_items() if key.lower() == name.lower())
+
+
 def _part(message: EmailMessage, kind: str) -> str:
     part = message.get_body(preferencelist=(kind,))
-    return str(part.get_content()) if part is not None else ""
+    if part is None:
+        return ""
+    try:
+        text = str(part.get_content())
+    except (LookupError, ValueError):
+        # A charset that Python does not know, or cannot decode with: what is ASCII can be read all the same.
+        content = part.get_payload(decode=True)
+        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else ""
+    return printable(text)

@@ -1,0 +1,47 @@
+"""The pages when something is amiss: mail that no program should have written, servers that do not answer, crowds, proxies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from notifier.embedded.mailbox import Mailbox, MailboxWriter
+from notifier.services import Services
+from notifier.web.app import create_app
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    with TestClient(create_app(services), raise_server_exceptions=False, follow_redirects=False) as found:
+        yield found
+
+
+def keep(services: Services, *mails: bytes) -> None:
+    """Put mails into the inbox."""
+    writer = MailboxWriter(services.settings.var / "mail")
+    for content in mails:
+        writer.add("a@example.test", "b@example.test", content)
+    writer.close()
+
+
+@pytest.mark.parametrize("charset", ["x-unknown", "hex", "idna", "undefined", "unicode_escape", '"a\0b"'])
+def test_a_mail_in_a_charset_that_nobody_knows_is_shown(services: Services, charset: str) -> None:
+    keep(services, f"Subject: Tin\r\nContent-Type: text/html; charset={charset}\r\n\r\n<p>Xin chào \\ud800</p>\r\n".encode())
+    with TestClient(create_app(services), raise_server_exceptions=False) as client:
+        page = client.get("/inbox/1/html")
+        assert client.get("/inbox/1").status_code == 200
+    assert page.status_code == 200
+    assert "<p>Xin ch" in page.text
+    if charset == "x-unknown":
+        assert "chào" in page.text
+
+
+def test_headers_that_cannot_be_decoded_are_kept_and_shown(services: Services) -> None:
+    subjects = [b"=?utf-8?b?a?=", b"=?unicode-escape?q?=5Cud800?=", b"=?x-unknown?q?=ff?="]
+    keep(services, *(b"Subject: " + each + b"\r\nList-Id: " + each + b"\r\n\r\nXin\r\n" for each in subjects))
+    with TestClient(create_app(services), raise_server_exceptions=False) as client:
+        assert client.get("/inbox").status_code == 200
+        assert [client.get(f"/inbox/{number}").status_code for number in (1, 2, 3)] == [200] * 3
+    assert [each.subject for each in Mailbox(services.settings.var / "mail").entries()] == ["=?utf-8?b?a?=", "?", "=?x-unknown?q?=ff?="]
