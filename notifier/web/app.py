@@ -8,12 +8,15 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from notifier.embedded.mailbox import Mailbox
 from notifier.observability import configure_logging
 from notifier.services import Services
 from notifier.web import health, inbox, public
 from notifier.web.pages import PRIVATE, STYLE, page
+
+_METHODS = ("GET", "HEAD", "POST")
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +25,14 @@ def _catches(services: Services) -> bool:
     """Say whether mail goes to a catcher of ours: on this machine, or beside us in the same compose file."""
     host = urlsplit(services.settings.smtp_url or "").hostname or ""
     return host in {"127.0.0.1", "::1", "localhost", "catcher"}
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that any route takes at this address; the framework names those of the first route alone (RFC 9110, 10.2.1)."""
+    routes = request.app.routes
+    return ", ".join(
+        method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def create_app(services: Services | None = None) -> FastAPI:
@@ -49,7 +60,11 @@ def create_app(services: Services | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     def refuse(request: Request, error: HTTPException) -> Response:
         code = {404: "page", 405: "method"}.get(error.status_code, "page")
-        return page(request, "message.html", status=error.status_code, code=code)
+        answer = page(request, "message.html", status=error.status_code, code=code)
+        answer.headers.update(error.headers or {})
+        if "Allow" in answer.headers:
+            answer.headers["Allow"] = _allowed(request)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def misread(request: Request, _error: RequestValidationError) -> Response:

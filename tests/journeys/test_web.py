@@ -45,3 +45,11 @@ def test_headers_that_cannot_be_decoded_are_kept_and_shown(services: Services) -
         assert client.get("/inbox").status_code == 200
         assert [client.get(f"/inbox/{number}").status_code for number in (1, 2, 3)] == [200] * 3
     assert [each.subject for each in Mailbox(services.settings.var / "mail").entries()] == ["=?utf-8?b?a?=", "?", "=?x-unknown?q?=ff?="]
+
+
+def test_a_refused_method_hears_which_are_taken(client: TestClient) -> None:
+    expected = {"/u/x": "GET, HEAD, POST", "/u/x/chu-de": "POST", "/kiem-tra": "GET, HEAD, POST", "/style.css": "GET", "/": "GET, HEAD"}
+    answers = {path: client.put(path) for path in expected}
+    assert {path: answer.headers["allow"] for path, answer in answers.items()} == expected
+    assert {answer.status_code for answer in answers.values()} == {405}
+    assert "allow" not in client.get("/nothing").headers
