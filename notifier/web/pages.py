@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,6 +38,8 @@ def language(request: Request) -> str:
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Return a page in the language that the request asks for."""
     lang = language(request)
-    other = "?lang=en" if lang == "vi" else "?"
+    # What answers a form has no address of its own to link to: each page of a token links to the one that can be opened.
+    token = request.path_params.get("token")
+    other = ("" if token is None else f"/u/{quote(token, safe='')}") + ("?lang=en" if lang == "vi" else "?")
     html = _ENVIRONMENT.get_template(template).render(lang=lang, vi=lang == "vi", other=other, **values)
     return Response(html, status_code=status, media_type="text/html; charset=utf-8", headers=PRIVATE | {"Content-Language": lang})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from urllib.parse import quote, urljoin, urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
 
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
 from notifier.services import Services
+from notifier.settings import Settings
 from notifier.web.app import create_app
 
 
@@ -53,3 +58,23 @@ def test_a_refused_method_hears_which_are_taken(client: TestClient) -> None:
     assert {path: answer.headers["allow"] for path, answer in answers.items()} == expected
     assert {answer.status_code for answer in answers.values()} == {405}
     assert "allow" not in client.get("/nothing").headers
+
+
+@pytest.mark.parametrize("query", ["", "?lang=en"])
+@pytest.mark.parametrize("token", ["bad", 'a"b<c&d?e%', "ngừng"])
+def test_the_other_language_of_an_error_page_is_a_page(client: TestClient, settings: Settings, token: str, query: str) -> None:
+    away = TestClient(create_app(Services(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none"))))
+    path = f"/u/{quote(token, safe='')}"
+    good = f"/u/{Services(settings).signer.token(1, 'tax-policy')}"
+    for answer, target in [
+        (client.post(f"{path}/chu-de{query}"), path),
+        (client.post(f"{path}{query}", data={"stop": "1"}), path),
+        (client.get(f"{path}/chu-de{query}"), path),
+        (away.post(f"{good}/chu-de{query}"), good),
+    ]:
+        link = re.search(r'<a class="lang" href="([^"]*)"', answer.text)
+        assert link is not None
+        other = urljoin(str(answer.url), unescape(link[1]))
+        assert urlsplit(other).path == target
+        assert client.get(other).status_code == (200 if target == good else 404)
+        assert client.get(other).headers["content-language"] == ("en" if not query else "vi")
