@@ -211,14 +211,16 @@ class OneClicks:
                     clicks.append(self._waiting.get_nowait())
                 except queue.Empty:
                     break
+            # Who has hung up is not answered, which would end the thread; the choice counts all the same.
+            heard = [click.answer for click in clicks if click.answer.set_running_or_notify_cancel()]
             try:
                 self._write(clicks)
             except Exception as error:  # noqa: BLE001 - each request hears of it, and the thread must live on
-                for click in clicks:
-                    click.answer.set_exception(error)
+                for answer in heard:
+                    answer.set_exception(error)
             else:
-                for click in clicks:
-                    click.answer.set_result(None)
+                for answer in heard:
+                    answer.set_result(None)
 
     def _write(self, clicks: list[_Click]) -> None:
         stream_id = _stream(self._services)

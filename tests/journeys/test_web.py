@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
+from threading import Event
 from urllib.parse import quote, urljoin, urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
 
+from notifier.domain import suppression
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
+from notifier.flows import subscription
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.web.app import create_app
@@ -21,6 +25,20 @@ from notifier.web.app import create_app
 def client(services: Services) -> Iterator[TestClient]:
     with TestClient(create_app(services), raise_server_exceptions=False, follow_redirects=False) as found:
         yield found
+
+
+@pytest.fixture
+def address(services: Services) -> int:
+    with services.session() as session:
+        return suppression.address_id(session, "ketoan@example.test")
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def keep(services: Services, *mails: bytes) -> None:
@@ -78,3 +96,43 @@ def test_the_other_language_of_an_error_page_is_a_page(client: TestClient, setti
         assert urlsplit(other).path == target
         assert client.get(other).status_code == (200 if target == good else 404)
         assert client.get(other).headers["content-language"] == ("en" if not query else "vi")
+
+
+def active(services: Services, address: int) -> dict[str, str]:
+    with services.session() as session:
+        return suppression.active(session, address)
+
+
+def test_a_click_that_was_given_up_counts_and_stops_nobody_else(services: Services, address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with services.session() as session:
+        other = suppression.address_id(session, "khac@example.test")
+    clicks = subscription.OneClicks(services)
+    hold = Event()
+    write = clicks._write
+    monkeypatch.setattr(clicks, "_write", lambda group: (hold.wait(10), write(group)))
+    first = clicks.stop(services.signer.token(other, "debt-notice"))
+    until(first.running)
+    given_up = clicks.stop(services.signer.token(address, "tax-policy"))
+    assert given_up.cancel()
+    last = clicks.stop(services.signer.token(other, "tax-policy"))
+    hold.set()
+    assert first.result(10) is last.result(10) is None
+    assert active(services, address) == {"tax-policy": "unsubscribed"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_one_bad_group_hears_of_it_and_the_next_is_written(
+    services: Services, address: int, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    clicks = subscription.OneClicks(services)
+    token = services.signer.token(address, "tax-policy")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suppression, "lock_addresses", fail)
+        assert isinstance(clicks.stop(token).exception(10), error)
+    assert active(services, address) == {}
+    assert clicks.stop(token).result(10) is None
+    assert active(services, address) == {"tax-policy": "unsubscribed"}
