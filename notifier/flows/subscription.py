@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CONFIRMATION = "unsubscribe-confirmation"
 _INTERNAL = "service"
+# A mail provider asks again after an error; it would not wait for a lock that somebody holds.
+_PATIENCE = text("SET LOCAL lock_timeout = '3s'")
 _SOMEBODY = {"vi": "Quý người nộp thuế", "en": "Dear taxpayer"}
 
 
@@ -107,6 +109,7 @@ def save(services: Services, token: str, wanted: set[str]) -> Result:
 def _change(services: Services, address_id: int, topic: Topic, *, stop_these: list[Topic], resume_these: list[Topic]) -> Result:
     stream_id = _stream(services)
     with services.session() as session:
+        session.execute(_PATIENCE)
         if suppression.lock_addresses(session, [address_id]) != {address_id}:
             raise LinkError("The link is damaged.")
         now = services.clock()
@@ -127,6 +130,7 @@ def _stream(services: Services) -> int:
     found = services.streams.get(template.version)
     if found is None:
         with services.session() as session:
+            session.execute(_PATIENCE)
             found = notice.stream(session, services, template)
         services.streams[template.version] = found
     return found
@@ -228,6 +232,7 @@ class OneClicks:
         for click in clicks:
             wanted.setdefault(click.address_id, set()).update(click.codes)
         with self._services.session() as session:
+            session.execute(_PATIENCE)
             known = suppression.lock_addresses(session, list(wanted))
             new = _stop_many(session, self._services, stream_id, {key: codes for key, codes in wanted.items() if key in known})
         if new:

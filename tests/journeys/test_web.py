@@ -136,3 +136,18 @@ def test_one_bad_group_hears_of_it_and_the_next_is_written(
     assert active(services, address) == {}
     assert clicks.stop(token).result(10) is None
     assert active(services, address) == {"tax-policy": "unsubscribed"}
+
+
+@pytest.mark.parametrize("body", ["List-Unsubscribe=One-Click", "stop=1"])
+def test_a_stop_does_not_wait_long_for_a_lock(client: TestClient, services: Services, address: int, body: str) -> None:
+    path = f"/u/{services.signer.token(address, 'tax-policy')}"
+    with services.session() as session:
+        suppression.lock_addresses(session, [address])
+        started = time.monotonic()
+        answer = client.post(path, content=body)
+        assert 2 < time.monotonic() - started < 6
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "60"
+    assert active(services, address) == {}
+    assert client.post(path, content=body).status_code == 200
+    assert active(services, address) == {"tax-policy": "unsubscribed"}
