@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -34,11 +34,11 @@ _SOMEBODY = {"vi": "Quý người nộp thuế", "en": "Dear taxpayer"}
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the owner of a link may choose: the link's own topic, every topic, and the codes of those that are stopped."""
+    """What the owner of a link may choose: the link's own topic, every topic, and the codes of those that are stopped, with the reason."""
 
     topic: Topic
     topics: tuple[Topic, ...]
-    stopped: frozenset[str]
+    stopped: Mapping[str, str]
 
     @property
     def optional(self) -> tuple[Topic, ...]:
@@ -48,11 +48,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was changed: topics that stop now and topics that are sent again; both empty when all was so before."""
+    """What was changed: topics that stop now and topics that are sent again; both empty when all was so before.
+
+    `kept`, by reason, are topics that were asked for and stay stopped: the owner of a link can take back nothing but an opt-out.
+    """
 
     choices: Choices
     stopped: tuple[Topic, ...] = ()
     resumed: tuple[Topic, ...] = ()
+    kept: Mapping[str, list[Topic]] = field(default_factory=dict)
 
 
 def _read(services: Services, token: str) -> tuple[int, Topic]:
@@ -67,8 +71,8 @@ def _read(services: Services, token: str) -> tuple[int, Topic]:
 def _choices(session: Session, services: Services, address_id: int, topic: Topic) -> Choices:
     stopped = suppression.active(session, address_id)
     topics = tuple(each for each in services.topics.values() if each.code != _INTERNAL)
-    codes = {each.code for each in topics} if suppression.EVERY_TOPIC in stopped else set(stopped)
-    return Choices(topic, topics, frozenset(codes))
+    every = stopped.get(suppression.EVERY_TOPIC)
+    return Choices(topic, topics, stopped if every is None else {each.code: every for each in topics})
 
 
 def choices(services: Services, token: str) -> Choices:
@@ -113,15 +117,21 @@ def _change(services: Services, address_id: int, topic: Topic, *, stop_these: li
         if suppression.lock_addresses(session, [address_id]) != {address_id}:
             raise LinkError("The link is damaged.")
         now = services.clock()
-        resumed = tuple(
+        lifted = [
             each for each in resume_these if suppression.lift(session, address_id, each.code, by="link", now=now, reason="unsubscribed")
-        )
+        ]
         new = _stop_many(session, services, stream_id, {address_id: {each.code for each in stop_these}})
         stopped = tuple(each for each in stop_these if each.code in new.get(address_id, ()))
         found = _choices(session, services, address_id, topic)
     if stopped:
         services.queues.wake_gather_soon(notice.LANE)
-    return Result(found, stopped, resumed)
+    # What is lifted may be stopped all the same: an address that bounced is stopped for every topic.
+    resumed = tuple(each for each in lifted if each.code not in found.stopped)
+    kept: dict[str, list[Topic]] = {}
+    for each in resume_these:
+        if each.code in found.stopped:
+            kept.setdefault(found.stopped[each.code], []).append(each)
+    return Result(found, stopped, resumed, kept)
 
 
 def _stream(services: Services) -> int:

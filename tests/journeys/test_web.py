@@ -151,3 +151,30 @@ def test_a_stop_does_not_wait_long_for_a_lock(client: TestClient, services: Serv
     assert active(services, address) == {}
     assert client.post(path, content=body).status_code == 200
     assert active(services, address) == {"tax-policy": "unsubscribed"}
+
+
+@pytest.mark.parametrize("reason", ["hard_bounce", "complaint", "manual", "unsubscribed"])
+def test_what_stays_stopped_is_not_called_sent_again(client: TestClient, services: Services, address: int, reason: str) -> None:
+    token = services.signer.token(address, "tax-policy")
+    both = {"topic": ["tax-policy", "settlement-guidance"]}
+    client.post(f"/u/{token}/chu-de", data={"topic": "settlement-guidance"})
+    with services.session() as session:
+        suppression.suppress(session, address, "*", reason=reason, source="test", now=services.clock())
+    vi, en = client.post(f"/u/{token}/chu-de", data=both).text, client.post(f"/u/{token}/chu-de?lang=en", data=both).text
+    assert "Gửi lại" not in vi
+    assert "Không có gì thay đổi" not in vi
+    assert "Vẫn ngừng gửi" in vi
+    assert "Nothing has changed" not in en
+    assert re.search(r"Still stopped: <strong>[^<]+, [^<]+</strong>, because [^.]+; to receive it again, call the tax office\.", en)
+    assert active(services, address) == {"*": reason}
+
+
+def test_one_topic_comes_back_and_another_stays_stopped(client: TestClient, services: Services, address: int) -> None:
+    token = services.signer.token(address, "tax-policy")
+    client.post(f"/u/{token}/chu-de", data={"topic": "settlement-guidance"})
+    with services.session() as session:
+        suppression.suppress(session, address, "settlement-guidance", reason="complaint", source="test", now=services.clock())
+    page = client.post(f"/u/{token}/chu-de?lang=en", data={"topic": ["tax-policy", "settlement-guidance"]}).text
+    assert re.search(r"Sent again: <strong>[^<,]+</strong>\.", page)
+    assert re.search(r"Still stopped: <strong>[^<,]+</strong>, because our mail to this address was reported as spam", page)
+    assert active(services, address) == {"settlement-guidance": "complaint"}
