@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from html import unescape
 from threading import Event
 from urllib.parse import quote, urljoin, urlsplit
 
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 
 from notifier.domain import suppression
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
+from notifier.embedded.postgres import Postgres
 from notifier.flows import subscription
 from notifier.services import Services
 from notifier.settings import Settings
@@ -178,3 +183,51 @@ def test_one_topic_comes_back_and_another_stays_stopped(client: TestClient, serv
     assert re.search(r"Sent again: <strong>[^<,]+</strong>\.", page)
     assert re.search(r"Still stopped: <strong>[^<,]+</strong>, because our mail to this address was reported as spam", page)
     assert active(services, address) == {"settlement-guidance": "complaint"}
+
+
+def health(client: TestClient) -> dict[str, str]:
+    """Ask for the health of the parts, which must not take long."""
+    started = time.monotonic()
+    answer = client.get("/healthz")
+    assert time.monotonic() - started < 3
+    return dict(answer.json()["parts"])
+
+
+def test_health_needs_neither_the_pool_nor_its_threads(client: TestClient, services: Services, address: int) -> None:
+    path = f"/u/{services.signer.token(address, 'tax-policy')}"
+    with ExitStack() as stack, ThreadPoolExecutor(60) as crowd:
+        taken = [stack.enter_context(services.engine.connect()) for _ in range(10)]
+        waiting = [crowd.submit(client.get, path) for _ in range(60)]
+        time.sleep(1)
+        assert not any(each.done() for each in waiting)
+        assert health(client)["database"] == "ok"
+        for each in taken:
+            each.close()
+        assert {each.result(30).status_code for each in waiting} == {200}
+
+
+def test_health_answers_although_no_server_does(services: Services) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"127.0.0.1:{silent.getsockname()[1]}"
+        hung = Services(replace(services.settings, database_url=f"postgresql://nobody@{at}/none", broker_url=f"redis://{at}/0"))
+        with TestClient(create_app(hung)) as client:
+            expected = {"database": "unreachable", "broker": "unreachable", "smtp": "unreachable"}
+            assert health(client) == expected
+            with ThreadPoolExecutor(10) as crowd:
+                assert list(crowd.map(lambda _: health(client), range(10))) == [expected] * 10
+
+
+def test_health_answers_although_the_database_stops_in_the_middle(services: Services, postgres: Postgres) -> None:
+    with TestClient(create_app(services)) as client:
+        assert health(client)["database"] == "ok"
+        family = [psutil.Process(postgres.pid), *psutil.Process(postgres.pid).children(recursive=True)]
+        try:
+            for each in family:
+                each.suspend()
+            time.sleep(2.1)
+            assert health(client)["database"] == "unreachable"
+        finally:
+            for each in family:
+                each.resume()
+        time.sleep(2.1)
+        assert health(client)["database"] == "ok"
