@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -85,6 +86,7 @@ class Settings:
     log_format: str = "auto"
     log_level: str = "INFO"
     metrics_port: int = 0
+    trusted_proxies: tuple[str, ...] = ()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -145,6 +147,7 @@ class Settings:
             log_format=log_format,
             log_level=(text("LOG_LEVEL", "INFO") or "INFO").upper(),
             metrics_port=int(number("METRICS_PORT", 0)),
+            trusted_proxies=cls._networks(text("TRUSTED_PROXIES", None)),
         )
 
     def to_env(self) -> dict[str, str]:
@@ -168,6 +171,15 @@ class Settings:
         if not steps or not all(0 < step < 1e6 for step in steps):  # noqa: PLR2004 - refuses nan and inf as well
             raise SettingsError("NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it.")
         return steps
+
+    @staticmethod
+    def _networks(raw: str | None) -> tuple[str, ...]:
+        try:
+            return tuple(str(ip_network(part.strip(), strict=False)) for part in raw.split(",")) if raw else ()
+        except ValueError:
+            raise SettingsError(
+                "NOTIFIER_TRUSTED_PROXIES is not a list of addresses.", fix="Write it as 10.0.0.5,192.168.7.0/24 or unset it."
+            ) from None
 
     @staticmethod
     def _project_root() -> Path:

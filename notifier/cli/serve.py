@@ -49,7 +49,9 @@ def web(
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=5,
-        proxy_headers=False,
+        # Anybody may send X-Forwarded-For: only what a proxy of ours says about its client counts.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         log_level=settings.log_level.lower(),
     )
 

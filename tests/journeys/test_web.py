@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from html import unescape
 from threading import Event
@@ -16,10 +18,13 @@ from urllib.parse import quote, urljoin, urlsplit
 import psutil
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Client
 
 from notifier.domain import suppression
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
 from notifier.embedded.postgres import Postgres
+from notifier.embedded.processes import kept_port, spawn, stop, wait_for_port
+from notifier.errors import SettingsError
 from notifier.flows import subscription
 from notifier.services import Services
 from notifier.settings import Settings
@@ -231,3 +236,39 @@ def test_health_answers_although_the_database_stops_in_the_middle(services: Serv
                 each.resume()
         time.sleep(2.1)
         assert health(client)["database"] == "ok"
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
+    """The pages as `notifier web` serves them."""
+    port = kept_port(settings.var / "port")
+    log = settings.var / "web.log"
+    environment = {**os.environ, **settings.to_env()}
+    with log.open("wb") as output:
+        process = spawn([sys.executable, "-m", "notifier", "web", "--port", str(port)], env=environment, output=output.fileno())
+        try:
+            wait_for_port(port, process, what="The web server", log=log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            stop(process)
+
+
+@pytest.mark.parametrize(("trusted", "last"), [("127.0.0.9, 127.0.0.0/30", [200, 429]), ("10.0.0.0/8", [429, 429]), ("", [429, 429])])
+def test_clients_of_a_trusted_proxy_are_counted_one_by_one(settings: Settings, trusted: str, last: list[int]) -> None:
+    found = Settings.from_env({"NOTIFIER_TRUSTED_PROXIES": trusted}).trusted_proxies
+    with served(replace(settings, trusted_proxies=found)) as site, Client(base_url=site) as client:
+        # The limit is kept by the minute of the clock.
+        time.sleep(max(0.0, 62 - time.time() % 60) if time.time() % 60 > 50 else 0.0)
+
+        def check(forwarded: str) -> int:
+            return client.post("/kiem-tra", data={"code": "x"}, headers={"X-Forwarded-For": forwarded}).status_code
+
+        # A client may invent addresses, but the proxy writes the true one at the end.
+        assert {check(f"192.0.2.{number}, 198.51.100.1") for number in range(20)} == {200}
+        assert [check("198.51.100.2"), check("203.0.113.7, 198.51.100.1")] == last
+
+
+@pytest.mark.parametrize("wrong", ["proxy.example.test", "*", "10.0.0.0/40", "10.0.0.1,,10.0.0.2"])
+def test_a_proxy_that_is_no_address_is_refused(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="NOTIFIER_TRUSTED_PROXIES"):
+        Settings.from_env({"NOTIFIER_TRUSTED_PROXIES": wrong})
