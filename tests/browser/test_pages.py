@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -125,3 +126,23 @@ def test_the_inbox_is_searched(page: Page, site: str) -> None:
     page.fill("input[type=search]", "b@example")
     page.keyboard.press("Enter")
     page.wait_for_selector("table.mails tbody tr")
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of an opaque `rgb(r, g, b)` (WCAG 2.2)."""
+    parts = [int(part) / 255 for part in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]  # type: ignore[union-attr]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_an_empty_field_suggests_can_be_read(browser: Browser, site: str, scheme: str) -> None:
+    context = browser.new_context(viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(f"{site}/inbox")
+    style = """field => { const hint = getComputedStyle(field, "::placeholder"); return [hint.color, hint.opacity, getComputedStyle(field).backgroundColor] }"""
+    ink, opacity, ground = page.locator("input[type=search]").evaluate(style)
+    darker, lighter = sorted([luminance(ink), luminance(ground)])
+    assert opacity == "1"
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+    context.close()
