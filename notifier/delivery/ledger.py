@@ -96,7 +96,8 @@ SELECT m.position, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, 
 """
 
 # One statement, so one transaction and one round trip. The outcomes are written only while the lease holds, and only over 'queued': a
-# settle whose reply was lost may be repeated. A message that waits again leaves its batch.
+# settle whose reply was lost may be repeated. A message that waits again leaves its batch. OFFSET 0 keeps batch and position together: a
+# planner without statistics would else read the whole batch once for each outcome.
 _SETTLE = """
 WITH lease AS (
     UPDATE batch SET started_through = greatest(started_through, %s),
@@ -109,10 +110,12 @@ done AS (
        SET state = o.state::message_state, settled_at = to_timestamp(o.at), attempts = o.attempts, doubts = o.doubts,
            detail = o.detail, host = o.host, sha256 = decode(o.sha256, 'hex'), due_at = to_timestamp(o.due),
            batch_id = CASE WHEN o.due IS NULL THEN m.batch_id END
-      FROM lease, unnest(%s::int[], %s::text[], %s::float8[], %s::int2[], %s::int2[], %s::text[], %s::text[], %s::text[],
-                         %s::float8[], %s::bool[])
-           AS o (position, state, at, attempts, doubts, detail, host, sha256, due, dead)
-     WHERE m.batch_id = lease.id AND m.position = o.position AND m.state = 'queued'
+      FROM (SELECT lease.id AS batch_id, u.*
+              FROM lease, unnest(%s::int[], %s::text[], %s::float8[], %s::int2[], %s::int2[], %s::text[], %s::text[], %s::text[],
+                                 %s::float8[], %s::bool[])
+                   AS u (position, state, at, attempts, doubts, detail, host, sha256, due, dead)
+            OFFSET 0) o
+     WHERE m.batch_id = o.batch_id AND m.position = o.position AND m.state = 'queued'
     RETURNING m.id, m.address_id, m.state, m.settled_at, m.host, m.detail, m.doubts > 0 AS doubted, o.dead),
 history AS (
     INSERT INTO message_event (message_id, at, kind, host, detail)

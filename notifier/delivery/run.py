@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 # A settle waits for this many outcomes while more are under way: few enough that the window never runs dry, enough to share a commit.
-GROUP = 24
+GROUP = 32
 _TICK = 0.05
 _RETRIES_UNSENT = 2
 _CONNECT_FAILURES = 3

@@ -17,6 +17,7 @@ import aiosmtplib
 from notifier.delivery.verdicts import Fate, Stage, Verdict, judge_failure, judge_reply
 from notifier.settings import SmtpServer
 
+_WRITE_BUFFER = 1 << 20
 MAX_REPLY_BYTES = 32_768  # a server that streams without an end of line must not fill our memory
 # RFC 5321 section 4.5.3.2 gives the server longer after the final dot than for a command: giving up early makes duplicates (RFC 1047).
 DOT_PATIENCE = 5
@@ -100,6 +101,8 @@ class PipelinedConnection(asyncio.Protocol, Connection):
         self._open = True
         self._quitting = False
         self._loop = asyncio.get_running_loop()
+        # Writes then wait for the end of the loop's round: several messages are rendered in a row before the receiver is woken.
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         transport.set_protocol(self)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 import uuid
@@ -21,18 +22,35 @@ _MOST_TOKEN_CHARS = 200
 _BOUNCE_TAG = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{16})", re.IGNORECASE)
 
 
+class _Mac:
+    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand, which halves the time of a short message."""
+
+    def __init__(self, key: bytes) -> None:
+        """Hash the inner and outer blocks of `key`, at most 64 bytes."""
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def __call__(self, message: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(message)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
+
+
 class LinkSigner:
     """Makes and checks tokens with keys derived from one secret, a key for each purpose."""
 
     def __init__(self, secret: bytes) -> None:
         """Derive the keys."""
-        self._link_key = hmac.digest(secret, b"notifier/unsubscribe-link", "sha256")
-        self._bounce_key = hmac.digest(secret, b"notifier/return-path", "sha256")
+        self._link_mac = _Mac(hmac.digest(secret, b"notifier/unsubscribe-link", "sha256"))
+        self._bounce_mac = _Mac(hmac.digest(secret, b"notifier/return-path", "sha256"))
 
     def token(self, address_id: int, topic: str) -> str:
         """Return the token that lets the owner of an address choose, beginning with `topic`."""
         body = _VERSION + address_id.to_bytes(_ID_BYTES, "big") + topic.encode()
-        mac = hmac.digest(self._link_key, body, "sha256")[:_MAC_BYTES]
+        mac = self._link_mac(body)[:_MAC_BYTES]
         return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
 
     def read(self, token: str) -> tuple[int, str]:
@@ -44,14 +62,14 @@ class LinkSigner:
         except (UnicodeEncodeError, binascii.Error):
             raise LinkError("The link is damaged.") from None
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        expected = hmac.digest(self._link_key, body, "sha256")[:_MAC_BYTES]
+        expected = self._link_mac(body)[:_MAC_BYTES]
         if not hmac.compare_digest(mac, expected) or body[:1] != _VERSION:
             raise LinkError("The link is damaged.")
         return int.from_bytes(body[1 : 1 + _ID_BYTES], "big"), body[1 + _ID_BYTES :].decode()
 
     def bounce_tag(self, message_id: uuid.UUID) -> str:
         """Return what names a message in its return path; the same in small and capital letters, for relays that change case."""
-        mac = hmac.digest(self._bounce_key, message_id.bytes, "sha256")[:8]
+        mac = self._bounce_mac(message_id.bytes)[:8]
         return f"{message_id.hex}.{mac.hex()}"
 
     def read_bounce_tag(self, tag: str) -> uuid.UUID:

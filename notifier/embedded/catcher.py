@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -433,6 +434,9 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=0)
     parser.add_argument("--script", default="{}")
     arguments = parser.parse_args()
+    # It shares the machine with those who send to it: a mail that arrives must not take the processor from them, or each of the two
+    # starts with cold caches, mail after mail (12 % of a campaign's speed on two cores).
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     uvloop.run(serve(arguments.host, arguments.port, arguments.folder, arguments.control, Script(**json.loads(arguments.script))))
 
 
