@@ -1,7 +1,7 @@
 """A list into the database: checked in a stream, staged with COPY, grouped in SQL. All of it or nothing.
 
 Accepted + rejected + merged = rows read, always: a row is accepted when it begins a mail, merged when it adds a line to one or repeats
-another row, else rejected with the reason.
+another row, else rejected with the reason. Where several rows make one mail, one that is rejected holds back the others.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ CREATE TEMP TABLE staged (
     name text, language text, emails text, data text, line text) ON COMMIT DROP
 """
 
+# Rows that were rejected one by one, though it is known whose they are.
+_BROKEN = "CREATE TEMP TABLE broken (tax_code text, row_no integer) ON COMMIT DROP"
+
 # What a row says of its whole mail, to compare two rows; `row` stands for an alias of `staged`. Blank cells say nothing.
 _SAID = """(row.data::jsonb || jsonb_strip_nulls(jsonb_build_object('name', row.name, 'language', row.language, 'email',
     (SELECT string_agg(lower(e), ';' ORDER BY lower(e)) FROM unnest(string_to_array(row.emails, ' ')) AS e))))"""
@@ -74,26 +77,36 @@ UPDATE ranked r SET agrees = true
 """
 
 # A row that agrees with the first adds its line, or is merged when it has none or a line that is there already; one that does not agree
-# would change what somebody is told, and is rejected.
+# would change what somebody is told, and is rejected. A mail of several rows is sent whole or not at all: a notice whose annex lacks a
+# line is a wrong notice. `because` is the row that a verdict is due to.
 _GROUP = """
 CREATE TEMP TABLE grouped ON COMMIT DROP AS
-SELECT row_no, tax_code, head_row, lacking,
-       CASE WHEN headless THEN 'missing'
-            WHEN place = 1 THEN 'accepted'
-            WHEN NOT agrees THEN 'differs'
-            WHEN line_hash IS NULL OR row_number() OVER (PARTITION BY head_row, agrees, line_hash ORDER BY place) > 1 THEN 'repeated'
-            ELSE 'line' END AS verdict
-  FROM ranked
+WITH judged AS (
+    SELECT row_no, tax_code, head_row, lacking,
+           CASE WHEN headless THEN 'missing'
+                WHEN place = 1 THEN 'accepted'
+                WHEN NOT agrees THEN 'differs'
+                WHEN line_hash IS NULL OR row_number() OVER (PARTITION BY head_row, agrees, line_hash ORDER BY place) > 1 THEN 'repeated'
+                ELSE 'line' END AS verdict
+      FROM ranked),
+spoilt AS (
+    SELECT tax_code, min(row_no) AS row_no
+      FROM (SELECT tax_code, row_no FROM broken UNION ALL SELECT tax_code, row_no FROM judged WHERE verdict = 'differs') each
+     WHERE :with_lines GROUP BY tax_code)
+SELECT j.row_no, j.head_row, j.lacking,
+       CASE WHEN s.tax_code IS NOT NULL AND verdict IN ('accepted', 'line', 'repeated') THEN 'incomplete' ELSE verdict END AS verdict,
+       CASE WHEN s.tax_code IS NOT NULL AND verdict IN ('accepted', 'line', 'repeated') THEN s.row_no ELSE head_row END AS because
+  FROM judged j LEFT JOIN spoilt s USING (tax_code)
 """
 
 # The rows to be told about, with the fields in which they differ from the first row of their mail, in the order of the file.
 _TOLD = f"""
-SELECT g.row_no, g.verdict, g.head_row, g.lacking, CASE WHEN g.verdict = 'differs' THEN
+SELECT g.row_no, g.verdict, g.because, g.lacking, CASE WHEN g.verdict = 'differs' THEN
        ARRAY(SELECT DISTINCT key FROM jsonb_object_keys({_SAID.replace("row.", "head.")} || {_SAID.replace("row.", "later.")}) AS key
               WHERE ({_SAID.replace("row.", "later.")})->key IS DISTINCT FROM ({_SAID.replace("row.", "head.")})->key
                 AND (NOT :with_lines OR ({_SAID.replace("row.", "later.")})->key IS NOT NULL)) END AS fields
   FROM grouped g JOIN staged head ON head.row_no = g.head_row JOIN staged later ON later.row_no = g.row_no
- WHERE g.verdict IN ('missing', 'differs', 'repeated') ORDER BY g.row_no
+ WHERE g.verdict IN ('missing', 'differs', 'repeated', 'incomplete') ORDER BY g.row_no
 """
 
 _REACHED = """
@@ -148,6 +161,11 @@ _VERDICTS = {
         "Khác với dòng {row} của cùng mã số thuế ({columns}). Hãy sửa cho giống nhau, hoặc bỏ dòng sai.",
         "It differs from row {row} of the same tax code ({columns}). Make both say the same, or remove the wrong one.",
     ),
+    "incomplete": (
+        "rejected",
+        "Dòng {row} của cùng mã số thuế bị loại, nên thư sẽ thiếu số liệu và không được gửi. Hãy sửa hoặc bỏ dòng đó.",
+        "Row {row} of the same tax code was rejected, so the mail would be incomplete and is not sent. Mend or remove that row.",
+    ),
     "repeated": (
         "merged",
         "Lặp lại nội dung đã có từ dòng {row} của cùng mã số thuế; chỉ tính một lần.",
@@ -177,8 +195,9 @@ def load(connection: Connection, path: Path, template: Template, *, now: datetim
     audience_id = _begin(connection, path, template, columns, now)
     # The planner needs to know how many rows there are, not how their values are spread: a small sample will do.
     connection.execute(text("SET LOCAL work_mem = '64MB'; SET LOCAL default_statistics_target = 10"))
-    connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged, pg_temp.ranked, pg_temp.grouped, pg_temp.reached"))
+    connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged, pg_temp.broken, pg_temp.ranked, pg_temp.grouped, pg_temp.reached"))
     connection.execute(text(_STAGE))
+    connection.execute(text(_BROKEN))
     loader = _Loader(connection, audience_id, RowReader(template, columns))
     loader.run(rows, total, progress)
     verdicts = _group(connection, with_lines=bool(template.lines))
@@ -188,7 +207,7 @@ def load(connection: Connection, path: Path, template: Template, *, now: datetim
         audience_id,
         loader.read,
         verdicts.get("accepted", 0),
-        loader.rejected + verdicts.get("missing", 0) + verdicts.get("differs", 0),
+        loader.rejected + sum(verdicts.get(each, 0) for each in ("missing", "differs", "incomplete")),
         verdicts.get("line", 0) + verdicts.get("repeated", 0),
         _totals(connection, audience_id, template),
         list(columns.unused),
@@ -216,7 +235,7 @@ def _group(connection: Connection, *, with_lines: bool) -> dict[str, int]:
     connection.execute(text(_RANK))
     if with_lines and connection.scalar(text("SELECT EXISTS (SELECT FROM ranked WHERE NOT agrees)")):
         connection.execute(text(_AGREE))
-    connection.execute(text(_GROUP))
+    connection.execute(text(_GROUP), {"with_lines": with_lines})
     connection.execute(text("ANALYZE grouped"))
     return {row[0]: row[1] for row in connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict"))}
 
@@ -285,6 +304,10 @@ class _Loader:
             with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
                 copy.write("".join(staged))
             copy_problems(self._driver, self._audience_id, problems)
+            if broken := [(each.tax_code, each.row_no) for each in problems if each.tax_code is not None]:
+                with self._driver.cursor() as cursor, cursor.copy("COPY broken (tax_code, row_no) FROM STDIN") as copy:
+                    for row in broken:
+                        copy.write_row(row)
             if progress:
                 progress(self.read, total)
 
@@ -339,13 +362,13 @@ def _explain(connection: Connection, audience_id: int, path: Path, template: Tem
     problems: list[Problem] = []
     told = connection.execute(text(_TOLD), {"with_lines": bool(template.lines)}, execution_options={"yield_per": _CHUNK})
     # Both are in the order of the file.
-    for row_no, verdict, head_row, lacking, differing in told:
+    for row_no, verdict, because, lacking, differing in told:
         cells = next(cells for number, cells in rows if number == row_no)
         kind, vi, en = _VERDICTS[verdict]
         names = [lacking] if verdict == "missing" else differing or ()
         about = [column for name, column in own.items() if name in names] or [own["tax_code"]]
         index = about[0].index
-        words = {"row": head_row, "columns": ", ".join(column.heading for column in about)}
+        words = {"row": because, "columns": ", ".join(column.heading for column in about)}
         problems.append(Problem(
             row_no, kind, about[0].heading, shown(cells[index] if index < len(cells) else ""), verdict, vi.format(**words), en.format(**words),
             [cell_text(cell) for cell in cells],

@@ -18,7 +18,10 @@ from notifier.rendering.catalogue import Field, Template
 
 @dataclass(slots=True)
 class Problem:
-    """A row that was rejected, or accepted with a warning. `value` is masked; `cells` are the row as it came."""
+    """A row that was rejected, or accepted with a warning. `value` is masked; `cells` are the row as it came.
+
+    `tax_code` is that of a rejected row whose code could be read: its mail would lack what the row says.
+    """
 
     row_no: int
     kind: str
@@ -28,6 +31,7 @@ class Problem:
     vi: str
     en: str
     cells: list[str]
+    tax_code: str | None = None
 
 
 @dataclass(slots=True)
@@ -120,7 +124,7 @@ class RowReader:
         line: dict[str, Any] = {}
         emails: list[str] = []
         bad: list[tuple[str, CellError]] = []
-        lacking = None
+        lacking = code = None
         try:
             code = fields.tax_code(cells[column.index])
             column = self._email
@@ -149,7 +153,9 @@ class RowReader:
                     if kind.required and key not in line:
                         raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
         except CellError as error:
-            return self._problem(row_no, column, cells[column.index], error, cells, "rejected")
+            problem = self._problem(row_no, column, cells[column.index], error, cells, "rejected")
+            problem.tax_code = code
+            return problem
         member = Member(row_no, code, header, emails, line or None, lacking)
         if bad:
             member.warnings = [self._problem(row_no, self._email, part, error, cells, "warning") for part, error in bad]

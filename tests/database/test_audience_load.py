@@ -108,14 +108,16 @@ def test_the_first_complete_row_begins_the_mail_also_when_it_comes_later(connect
     assert [line["subsection_name"] for line in found.data["lines"]] == ["a", "b"]
 
 
-def test_a_row_that_says_something_else_of_its_mail_is_rejected_naming_row_and_column(connection: Connection, tmp_path: Path) -> None:
+def test_a_row_that_says_something_else_of_its_mail_holds_the_mail_back_naming_row_and_column(
+    connection: Connection, tmp_path: Path
+) -> None:
     other = row(ONE, debt="2.000", item="b")
-    path = write(tmp_path / "list.csv", [row(ONE, item="a"), other, other, row(ONE, item="b")])
+    path = write(tmp_path / "list.csv", [row(ONE, item="a"), other, other, row(ONE, item="b"), row(TWO)])
     audience = load(connection, path, DEBT, now=NOW)
-    # The repeat of a rejected row is rejected, too, and takes nothing from the good row with the same line.
-    assert fates(audience) == (4, 1, 2, 1)
-    assert [line["subsection_name"] for line in recipients(connection, audience)[0].data["lines"]] == ["a", "b"]
-    third, fourth = problems(connection, audience)
+    # Which of the rows is right, nobody knows: no mail at all is better than a wrong one.
+    assert fates(audience) == (5, 1, 4, 0)
+    assert [each.tax_code for each in recipients(connection, audience)] == [TWO]
+    second, third, fourth, fifth = problems(connection, audience)
     assert (third.row_no, third.kind, third.code, third.value) == (3, "rejected", "differs", "2.000")
     assert third.column_name in {"Tổng nợ", "Còn phải nộp"}
     assert "row 2" in third.problem_en
@@ -123,6 +125,29 @@ def test_a_row_that_says_something_else_of_its_mail_is_rejected_naming_row_and_c
     assert "dòng 2" in third.problem_vi
     assert third.cells == other
     assert (fourth.row_no, fourth.code) == (4, "differs")
+    assert [(each.row_no, each.kind, each.code) for each in (second, fifth)] == [
+        (2, "rejected", "incomplete"), (5, "rejected", "incomplete"),
+    ]  # fmt: skip
+    assert "Row 3" in second.problem_en
+    assert "Dòng 3" in fifth.problem_vi
+
+
+def test_a_mail_is_held_back_when_one_of_its_lines_is_rejected(connection: Connection, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "list.csv",
+        [row(ONE, item="a"), row(TWO), row(ONE, item="b", debt="khoảng 5 triệu"), row(ONE, item="c"), row(ONE, item="a")],
+    )
+    audience = load(connection, path, DEBT, now=NOW)
+    assert fates(audience) == (5, 1, 4, 0)
+    assert [each.tax_code for each in recipients(connection, audience)] == [TWO]
+    told = problems(connection, audience)
+    assert [(each.row_no, each.code == "incomplete") for each in told] == [(2, True), (4, False), (5, True), (6, True)]
+    assert all("Row 4 of the same tax code" in each.problem_en for each in told if each.code == "incomplete")
+    # Mended, the whole mail goes.
+    path = write(tmp_path / "mended.csv", [row(ONE, item="a"), row(TWO), row(ONE, item="b"), row(ONE, item="c"), row(ONE, item="a")])
+    mended = load(connection, path, DEBT, now=NOW)
+    assert fates(mended) == (5, 2, 0, 3)
+    assert [line["subsection_name"] for line in recipients(connection, mended)[0].data["lines"]] == ["a", "b", "c"]
 
 
 def test_a_mail_whose_rows_all_lack_a_cell_is_rejected_whole(connection: Connection, tmp_path: Path) -> None:
@@ -187,9 +212,9 @@ def test_the_register_follows_the_newest_list_and_keeps_the_history_of_addresses
 
 
 def test_rejected_rows_leave_nothing_in_the_register(connection: Connection, tmp_path: Path) -> None:
-    path = write(tmp_path / "list.csv", [row(ONE, email="a@gmail.con"), row(TWO), row(TWO, email="other@example.test", item="b")])
+    path = write(tmp_path / "list.csv", [row(ONE, email="a@gmail.con"), row(TWO), row(THREE), row(THREE, email="other@example.test", item="b")])
     audience = load(connection, path, DEBT, now=NOW)
-    assert fates(audience) == (3, 1, 2, 0)
+    assert fates(audience) == (4, 1, 3, 0)
     assert list(connection.scalars(text("SELECT email FROM address"))) == ["a@example.test"]
     assert list(connection.scalars(text("SELECT tax_code FROM taxpayer"))) == [TWO]
 
