@@ -179,7 +179,7 @@ class Blueprint:
         Raises RenderError naming the template and what failed, never the recipient's data.
         """
         values = self._values(letter)
-        headers = self._headers(letter)
+        headers = self._headers(letter, values["check_code"])
         subject = mime.subject("".join(self._run("subject.txt", values)))
         text = mime.base64_body("".join(self._run("body.txt", values)))
         html = self._run("body.html", values)
@@ -215,10 +215,12 @@ class Blueprint:
             "name": letter.to_name,
             "tax_code": letter.tax_code,
             "unsubscribe_url": self._unsubscribe_url + letter.unsubscribe_token,
+            # What the page at verify_url asks for.
+            "check_code": str(letter.message_id),
             LINE_KEY: lines,
         }
 
-    def _headers(self, letter: Letter) -> tuple[bytes, ...]:
+    def _headers(self, letter: Letter, message_id: str) -> tuple[bytes, ...]:
         """Return the headers that differ, except Subject: List-Unsubscribe as in RFC 2369 and RFC 8058."""
         try:
             last_date, date_header = self._last_date
@@ -233,7 +235,7 @@ class Blueprint:
             raise self._failure("headers", RenderError("The unsubscribe token does not belong in an address."))
         token = letter.unsubscribe_token.encode()
         return (
-            b"%b%bMessage-ID: <%b@%b>\r\n" % (to, date_header, str(letter.message_id).encode(), self._domain),
+            b"%b%bMessage-ID: <%b@%b>\r\n" % (to, date_header, message_id.encode(), self._domain),
             b"List-Unsubscribe: <%b%b>,\r\n" % (self._unsubscribe_start, token),
             b" <mailto:unsubscribe@%b?subject=%b>\r\n" % (self._domain, token),
         )

@@ -35,7 +35,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 CONSTANT_NAMES = ("sender", "topic", "language", "verify_url", "public_url")
-RECIPIENT_NAMES = ("name", "tax_code", "unsubscribe_url", LINE_KEY)
+RECIPIENT_NAMES = ("name", "tax_code", "unsubscribe_url", "check_code", LINE_KEY)
 _RESERVED = frozenset({*CONSTANT_NAMES, *RECIPIENT_NAMES, "email", "loop", "range"})
 
 

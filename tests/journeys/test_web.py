@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from html import unescape
 from threading import Event
 from urllib.parse import quote, urljoin, urlsplit
@@ -19,6 +21,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Client
+from sqlalchemy import text
 
 from notifier.domain import suppression
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
@@ -26,9 +29,12 @@ from notifier.embedded.postgres import Postgres
 from notifier.embedded.processes import kept_port, spawn, stop, wait_for_port
 from notifier.errors import SettingsError
 from notifier.flows import subscription
+from notifier.rendering.blueprint import Letter, compile_blueprint
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.web.app import create_app
+
+UUID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 
 @pytest.fixture
@@ -272,3 +278,33 @@ def test_clients_of_a_trusted_proxy_are_counted_one_by_one(settings: Settings, t
 def test_a_proxy_that_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(SettingsError, match="NOTIFIER_TRUSTED_PROXIES"):
         Settings.from_env({"NOTIFIER_TRUSTED_PROXIES": wrong})
+
+
+@pytest.mark.parametrize("language", ["vi", "en"])
+def test_every_mail_prints_the_code_that_its_check_asks_for(client: TestClient, services: Services, address: int, language: str) -> None:
+    client.post(f"/u/{services.signer.token(address, 'tax-policy')}", content="List-Unsubscribe=One-Click")
+    with services.session() as session:
+        message_id = session.scalar(text("UPDATE message SET state = 'accepted', settled_at = now() RETURNING id"))
+    for template in services.catalogue.values():
+        blueprint = compile_blueprint(
+            template,
+            language=language,
+            sender=services.sender,
+            topic=services.topics[template.topic].info,
+            bulk=False,
+            feedback_id="x",
+            mail_domain="notices.example.test",
+        )
+        example = dict(template.example)
+        to = {"to_address": example.pop("email"), "to_name": example.pop("name"), "tax_code": example.pop("tax_code")}
+        # No value of a list may take the code's place.
+        data = {**example, "check_code": "forged"}
+        raw = blueprint.fill(Letter(message_id=message_id, **to, data=data, unsubscribe_token="x", date=services.clock()))
+        mail = message_from_bytes(raw, EmailMessage, policy=policy.default)
+        page = services.sender.public_url + "/kiem-tra"
+        for kind, shown in (("plain", rf"\n{UUID}\n\S+ {page}\n"), ("html", rf">{UUID}</strong> \S+ <a href=\"{page}\"")):
+            part = mail.get_body((kind,))
+            assert part is not None
+            printed = re.search(shown, part.get_content().replace("\r\n", "\n"))
+            assert printed is not None, (template.name, kind)
+            assert client.post("/kiem-tra?lang=en", data={"code": f" {printed[1]} "}).text.count("Yes, we sent this mail") == 1
