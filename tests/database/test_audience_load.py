@@ -212,7 +212,9 @@ def test_the_register_follows_the_newest_list_and_keeps_the_history_of_addresses
 
 
 def test_rejected_rows_leave_nothing_in_the_register(connection: Connection, tmp_path: Path) -> None:
-    path = write(tmp_path / "list.csv", [row(ONE, email="a@gmail.con"), row(TWO), row(THREE), row(THREE, email="other@example.test", item="b")])
+    path = write(
+        tmp_path / "list.csv", [row(ONE, email="a@gmail.con"), row(TWO), row(THREE), row(THREE, email="other@example.test", item="b")]
+    )
     audience = load(connection, path, DEBT, now=NOW)
     assert fates(audience) == (4, 1, 3, 0)
     assert list(connection.scalars(text("SELECT email FROM address"))) == ["a@example.test"]

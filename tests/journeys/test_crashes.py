@@ -100,8 +100,10 @@ def test_the_database_is_killed_and_started_again(world: World) -> None:
     assert duplicates(world) <= found.counts.doubted <= 2 * WINDOW
 
 
+@pytest.mark.timeout(600)
 def test_a_polite_stop_loses_nothing_doubles_nothing_and_goes_on_by_itself(world: World) -> None:
-    name = world.launch(5_000)
+    messages = int(os.environ.get("NOTIFIER_STOP_MESSAGES", "5000"))
+    name = world.launch(messages)
     world.until_done(name, 0.3)
     began = time.monotonic()
     for part in world.instance.parts:
@@ -111,24 +113,26 @@ def test_a_polite_stop_loses_nothing_doubles_nothing_and_goes_on_by_itself(world
     for part in world.instance.parts:
         assert part.process is not None
         part.process.wait(10)
-    assert time.monotonic() - began < 10
+    seconds = time.monotonic() - began
+    assert seconds < 10
     before = world.status(name)
-    assert before.done < 5_000
+    assert before.done < messages
     found = world.finish(name)
-    assert found.counts.states == {"accepted": 5_000}
+    assert found.counts.states == {"accepted": messages}
+    print(f"stopped in {seconds:.1f} s with {before.done:,} of {messages:,} sent")
     assert (duplicates(world), found.counts.doubted) == (0, 0)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_random_kills(world: World) -> None:
     """Kill a random process at a random moment, again and again."""
     kills = int(os.environ.get("NOTIFIER_KILLS", "4"))
     chance = random.Random(os.environ.get("NOTIFIER_SEED", "7"))
-    per_campaign = 5
-    for _ in range(0, kills, per_campaign):
+    killed = in_doubt = twice = 0
+    while killed < kills:
         name = world.launch(4_000, delay_ms=SLOW)
         struck = 0
-        for _ in range(min(per_campaign, kills)):
+        for _ in range(min(5, kills - killed)):
             deadline = time.monotonic() + chance.uniform(0.05, 1.0)
             while time.monotonic() < deadline:
                 world.instance.tend()
@@ -138,6 +142,7 @@ def test_random_kills(world: World) -> None:
             children = world.worker_children() if psutil.pid_exists(world.instance.processes["worker-campaign"]) else []
             if not children:
                 continue
+            killed += 1
             if chance.random() < 0.3:
                 struck += len(children)
                 kill_tree(world.instance.processes["worker-campaign"])
@@ -146,4 +151,8 @@ def test_random_kills(world: World) -> None:
                 world.kill(chance.choice(children).pid)
         found = world.finish(name, seconds=120)
         assert found.counts.states == {"accepted": 4_000}
-        assert duplicates(world) <= found.counts.doubted <= WINDOW * struck
+        again = duplicates(world) - twice
+        assert again <= found.counts.doubted <= WINDOW * struck
+        in_doubt += found.counts.doubted
+        twice += again
+    print(f"{killed} kills: lost 0, in doubt {in_doubt}, sent again {twice}")
