@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 
 LANES = ("notice", "campaign")
 HOUSEKEEPING = "housekeeping"
+WEBHOOKS = "webhooks"
 
 DELIVER = "notifier.deliver"
 GATHER = "notifier.gather"
@@ -30,7 +31,7 @@ def deliver_queue(lane: str) -> str:
     return f"deliver.{lane}"
 
 
-QUEUES = (*(deliver_queue(lane) for lane in LANES), HOUSEKEEPING)
+QUEUES = (*(deliver_queue(lane) for lane in LANES), HOUSEKEEPING, WEBHOOKS)
 
 
 def make_app(broker_url: str | None) -> Celery:

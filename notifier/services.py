@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from notifier.db import make_engine
 from notifier.delivery.routes import Routes, load_routes
 from notifier.domain.definitions import load_sender
+from notifier.domain.dossiers import Source, load_sources
 from notifier.domain.links import LinkSigner
 from notifier.domain.topics import Topic, load_topics
 from notifier.queues import Queues, make_app
@@ -59,6 +60,11 @@ class Services:
     def topics(self) -> dict[str, Topic]:
         """All topics by code."""
         return load_topics(self.settings.templates / "topics.toml")
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The systems that report dossier events, each with its table of statuses."""
+        return load_sources(self.settings.sources, self.catalogue)
 
     @cached_property
     def sender(self) -> Sender:

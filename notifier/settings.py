@@ -70,9 +70,11 @@ class Settings:
     var: Path = Path("var")
     templates: Path = Path("templates")
     campaigns: Path = Path("campaigns")
+    sources: Path = Path("sources")
     database_url: str | None = None
     broker_url: str | None = None
     smtp_url: str | None = None
+    sandbox_smtp_url: str | None = None
     public_url: str = "http://127.0.0.1:8000"
     secret_key: str | None = None
     routes_file: Path | None = None
@@ -87,6 +89,8 @@ class Settings:
     log_level: str = "INFO"
     metrics_port: int = 0
     trusted_proxies: tuple[str, ...] = ()
+    api_per_minute: int = 120_000
+    webhooks_private: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -120,6 +124,12 @@ class Settings:
         smtp = text("SMTP_URL", running.get("smtp_url"))
         if smtp is not None:
             SmtpServer.parse(smtp, setting="NOTIFIER_SMTP_URL")
+        sandbox = text("SANDBOX_SMTP_URL", running.get("sandbox_smtp_url"))
+        if sandbox is not None:
+            SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL")
+        private = (text("WEBHOOKS_PRIVATE", None) or "false").lower()
+        if private not in {"true", "false"}:
+            raise SettingsError("NOTIFIER_WEBHOOKS_PRIVATE is neither true nor false.", fix="Correct or unset it.")
         public = (text("PUBLIC_URL", running.get("public_url", cls.public_url)) or "").rstrip("/")
         if urlsplit(public).scheme not in {"http", "https"} or not urlsplit(public).hostname:
             raise SettingsError("NOTIFIER_PUBLIC_URL is not a web address.", fix="Write it as https://host.")
@@ -131,9 +141,11 @@ class Settings:
             var=var,
             templates=Path(text("TEMPLATES", None) or root / "templates").absolute(),
             campaigns=Path(text("CAMPAIGNS", None) or root / "campaigns").absolute(),
+            sources=Path(text("SOURCES", None) or root / "sources").absolute(),
             database_url=text("DATABASE_URL", running.get("database_url")),
             broker_url=text("BROKER_URL", running.get("broker_url")),
             smtp_url=smtp,
+            sandbox_smtp_url=sandbox,
             public_url=public,
             secret_key=secret,
             routes_file=Path(routes).absolute() if routes else None,
@@ -148,6 +160,8 @@ class Settings:
             log_level=(text("LOG_LEVEL", "INFO") or "INFO").upper(),
             metrics_port=int(number("METRICS_PORT", 0)),
             trusted_proxies=cls._networks(text("TRUSTED_PROXIES", None)),
+            api_per_minute=max(1, int(number("API_PER_MINUTE", cls.api_per_minute))),
+            webhooks_private=private == "true",
         )
 
     def to_env(self) -> dict[str, str]:

@@ -93,6 +93,7 @@ def settings(tmp_path: Path, database_url: str, broker_url: str) -> Settings:
         var=tmp_path,
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",
+        sources=ROOT / "sources",
         database_url=database_url,
         broker_url=broker_url,
         smtp_url="smtp://127.0.0.1:9",
