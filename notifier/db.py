@@ -6,6 +6,7 @@ with the milliseconds of its birth (RFC 9562 section 5.7), so the id alone finds
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from datetime import UTC, datetime
 
@@ -56,6 +57,13 @@ def plain_url(url: str) -> str:
 def id_floor(moment: datetime) -> uuid.UUID:
     """Return the smallest UUIDv7 of that millisecond: every id born at or after `moment` is greater or equal."""
     return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
+def new_id(moment: datetime) -> uuid.UUID:
+    """Return a new UUIDv7 born at `moment` (RFC 9562 section 5.7)."""
+    milliseconds = int(moment.timestamp() * 1000)
+    noise = secrets.randbits(74)
+    return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (1 << 62) - 1)
 
 
 def born_at(message_id: uuid.UUID) -> datetime:

@@ -20,7 +20,7 @@ from notifier.domain.topics import Topic, load_topics
 from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template, load_all
-from notifier.settings import Settings
+from notifier.settings import Settings, SmtpServer
 
 Clock = Callable[[], datetime]
 
@@ -79,7 +79,12 @@ class Services:
     @cached_property
     def routes(self) -> Routes:
         """Where mail is handed over."""
-        return load_routes(self.settings.require_smtp(), self.settings.routes_file)
+        sandbox = self.settings.sandbox_smtp_url
+        return load_routes(
+            self.settings.require_smtp(),
+            self.settings.routes_file,
+            sandbox=SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL") if sandbox else None,
+        )
 
     @contextmanager
     def session(self) -> Iterator[Session]:

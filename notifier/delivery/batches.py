@@ -6,7 +6,7 @@ All are synchronous and run in the caller's transaction.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import String, Uuid
 
 from notifier.delivery.ledger import FINISH, MAX_DOUBTS
+from notifier.delivery.routes import SANDBOX
 
 BATCH_SIZE = 500
 MAX_RECOVERIES = 3
@@ -94,12 +95,12 @@ def gather(connection: Connection, lane: str, *, route_of: Callable[[str], str],
     workers at once: each takes other rows.
     """
     rows = connection.execute(
-        text("""SELECT m.id, m.campaign_id, a.domain FROM message m
+        text("""SELECT m.id, m.campaign_id, CASE WHEN c.sandbox THEN :sandbox ELSE a.domain END FROM message m
                   JOIN campaign c ON c.id = m.campaign_id JOIN address a ON a.id = m.address_id
                  WHERE m.batch_id IS NULL AND m.state IN ('queued', 'deferred') AND m.due_at <= clock_timestamp()
                    AND c.lane = :lane AND c.state = 'running'
                  ORDER BY m.due_at LIMIT :limit FOR UPDATE OF m SKIP LOCKED"""),
-        {"lane": lane, "limit": limit},
+        {"lane": lane, "limit": limit, "sandbox": SANDBOX},
     ).all()
     groups: dict[tuple[int, str], list[uuid.UUID]] = {}
     for message_id, campaign_id, domain in rows:
@@ -120,6 +121,27 @@ def gather(connection: Connection, lane: str, *, route_of: Callable[[str], str],
         )
         made.append(int(batch_id or 0))
     return made
+
+
+def withdraw(connection: Connection, message_ids: Sequence[uuid.UUID], *, reason: str) -> set[uuid.UUID]:
+    """Cancel those of the messages that no worker has taken, noting the `reason`; return them.
+
+    A batch that lies ready is locked first: the worker that leases it then loads it without them.
+    """
+    if not message_ids:
+        return set()
+    ready = connection.scalars(
+        text("""SELECT b.id FROM batch b WHERE b.state = 'ready' AND b.id IN (SELECT m.batch_id FROM message m WHERE m.id = ANY(:ids))
+                 ORDER BY b.id FOR UPDATE SKIP LOCKED"""),
+        {"ids": list(message_ids)},
+    ).all()
+    rows = connection.scalars(
+        text("""UPDATE message m SET state = 'cancelled', settled_at = clock_timestamp(), due_at = NULL, detail = :reason
+                 WHERE m.id = ANY(:ids) AND m.state IN ('queued', 'deferred') AND (m.batch_id IS NULL OR m.batch_id = ANY(:ready))
+                RETURNING m.id"""),
+        {"ids": list(message_ids), "ready": ready, "reason": reason},
+    )
+    return set(rows)
 
 
 def anything_waits(connection: Connection, lane: str) -> bool:

@@ -32,6 +32,7 @@ class Job:
     topic_info: catalogue.TopicInfo
     lane: str
     hold: bool
+    sandbox: bool
     not_after: float | None
     window: Window | None
     calendar: Calendar
@@ -43,7 +44,9 @@ class Job:
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
     def deadline(self, row: Row) -> float:
-        """Return until when the message may be sent: the campaign's end, or three days after a notice was made."""
+        """Return until when the message may be sent: its own end, the campaign's, or three days after a notice was made."""
+        if row.expires_at is not None:
+            return row.expires_at
         return self.not_after if self.not_after is not None else born_at(row.id).timestamp() + NOTICE_LIFETIME
 
     def next_open(self, now: float) -> float | None:
@@ -148,6 +151,7 @@ def make_job(
         topic_info=catalogue.TopicInfo(**fields["topic_info"]),
         lane=fields["lane"],
         hold=fields["in_doubt_policy"] == "hold",
+        sandbox=fields["sandbox"],
         not_after=not_after.timestamp() if not_after else None,
         window=Window.from_json(window) if window else None,
         calendar=calendar,

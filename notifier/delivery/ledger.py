@@ -36,7 +36,7 @@ class Lease:
 
 @dataclass(slots=True)
 class Row:
-    """A message as loaded for sending. `suppressed` is the reason it must not be sent, if any."""
+    """A message as loaded for sending. `suppressed` is the reason it must not be sent, if any; `expires_at` (epoch seconds) its own end."""
 
     position: int
     id: uuid.UUID
@@ -49,6 +49,7 @@ class Row:
     attempts: int
     doubts: int
     suppressed: str | None
+    expires_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +90,8 @@ _STARTED = "UPDATE campaign SET started_at = clock_timestamp() WHERE id = %s AND
 _LOAD = """
 SELECT m.position, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, r.data::text, m.attempts, m.doubts,
        (SELECT s.reason FROM suppression s
-         WHERE s.address_id = m.address_id AND s.topic IN (%s, '*') AND s.lifted_at IS NULL LIMIT 1)
+         WHERE s.address_id = m.address_id AND s.topic IN (%s, '*') AND s.lifted_at IS NULL LIMIT 1),
+       extract(epoch FROM m.expires_at)::float8
   FROM message m JOIN recipient r ON r.id = m.recipient_id JOIN address a ON a.id = m.address_id
  WHERE m.batch_id = %s AND m.state = 'queued'
  ORDER BY m.position
@@ -208,7 +210,7 @@ class Ledger:
 
     async def campaign(self, campaign_id: int) -> tuple[dict[str, Any], dict[date, bool]]:
         """Return a campaign's columns with the `content` of its frozen template, and the calendar's days."""
-        columns = "topic, lane, sender, topic_info, data, send_window, not_after, pace_per_minute, in_doubt_policy"
+        columns = "topic, lane, sender, topic_info, data, send_window, not_after, pace_per_minute, in_doubt_policy, sandbox"
         rows = await self._fetch(
             f"SELECT {columns}, (SELECT content FROM template_version v WHERE v.version = c.template_version) "
             "FROM campaign c WHERE c.id = %s",

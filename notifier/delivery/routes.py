@@ -16,6 +16,9 @@ from notifier.errors import SettingsError
 from notifier.settings import SmtpServer
 
 DEFAULT_ROUTE = "relay"
+# The route of sandbox keys, and the domain that stands for it: no address can be at a domain with such a name.
+SANDBOX = "(sandbox)"
+_NOWHERE = SmtpServer("sandbox.invalid", 25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +52,23 @@ class Routes:
         return self.named.get(name, self.default)
 
 
-def load_routes(server: SmtpServer, path: Path | None) -> Routes:
+def load_routes(server: SmtpServer, path: Path | None, *, sandbox: SmtpServer | None = None) -> Routes:
     """Read the routes file; raise SettingsError that names the route and key at fault.
+
+    Mail of sandbox keys goes to `sandbox`, and without one nowhere: never to a server that delivers it.
 
     Each `[[route]]` has `name`, `domains`, and may have `smtp` (smtp://host:port, without a password; default: the relay),
     `connections`, `messages_per_connection`, `per_minute`. The name `relay` sets the limits of the default route.
     """
     default = Route(DEFAULT_ROUTE, server)
+    named = {SANDBOX: Route(SANDBOX, sandbox or _NOWHERE)}
+    domains = {SANDBOX: SANDBOX}
     if path is None:
-        return Routes(default)
+        return Routes(default, named, domains)
     try:
         parsed = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"The routes file {path.name} cannot be read: {error}.", fix="Correct NOTIFIER_ROUTES_FILE.") from error
-    named: dict[str, Route] = {}
-    domains: dict[str, str] = {}
     for number, entry in enumerate(parsed.get("route", []), 1):
         route, served = _route(entry, number, server)
         if route.name == DEFAULT_ROUTE:

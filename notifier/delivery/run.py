@@ -158,7 +158,9 @@ class BatchRun:
                 self.again.append(message)
         elif verdict.fate is Fate.REFUSED:
             row, digest, _ = self.under_way.pop(message.position)
-            self._note(row, "refused", verdict.detail, now, host=host, sha256=digest, dead=verdict.dead_address)
+            # A refusal that a sandbox plays says nothing of the address.
+            dead = verdict.dead_address and not self.job.sandbox
+            self._note(row, "refused", verdict.detail, now, host=host, sha256=digest, dead=dead)
         else:
             self._put_off(message, verdict, host, now)
         self.changed.set()

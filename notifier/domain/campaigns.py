@@ -118,6 +118,8 @@ class Campaign(Base):
     launched_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    sandbox: Mapped[bool] = mapped_column(default=False)
+    key_id: Mapped[int | None]
 
     def take(self, step: Step) -> None:
         """Go to the state that `step` leads to; raise TransitionError when it is not allowed."""

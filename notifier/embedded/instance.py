@@ -30,6 +30,7 @@ from notifier.settings import INSTANCE_FILE, Settings
 
 MOST_LOG_BYTES = 20_000_000
 _STOP_SECONDS = 8.0
+_NOTED = ("database_url", "broker_url", "smtp_url", "sandbox_smtp_url", "public_url", "secret_key")
 _LONGEST_PAUSE = 10.0
 
 
@@ -128,7 +129,7 @@ class Instance:
         if settings.smtp_url is None:
             folder = var / "mail" if self._keep_mail else None
             self.catcher = Catcher(folder=folder, state=var / "catcher").start()
-            settings = replace(settings, smtp_url=self.catcher.url)
+            settings = replace(settings, smtp_url=self.catcher.url, sandbox_smtp_url=settings.sandbox_smtp_url or self.catcher.url)
         self.settings = settings
         self._migrate(settings)
         self._note()
@@ -157,7 +158,7 @@ class Instance:
         values = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
-            **{key: getattr(self.settings, key) for key in ("database_url", "broker_url", "smtp_url", "public_url", "secret_key")},
+            **{key: getattr(self.settings, key) for key in _NOTED},
         }
         part = file.with_name(file.name + ".part")
         part.unlink(missing_ok=True)

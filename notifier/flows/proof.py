@@ -117,7 +117,7 @@ def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
 
 def _job(session: Session, services: Services, plan: Plan) -> Job:
     """Return the job that a launch of `plan` would freeze."""
-    fields = campaign_columns(plan, services.clock()) | {"content": to_json(plan.template)}
+    fields = campaign_columns(plan, services.clock()) | {"content": to_json(plan.template), "sandbox": False}
     return make_job(0, fields, calendar.load(session.connection()), services.settings.mail_domain, services.signer)
 
 
@@ -196,7 +196,7 @@ def send_test(services: Services, definition: Definition, *, to: str, language: 
     with services.session() as session:
         address_id = suppression.address_id(session, to)
         stream = notice.stream(session, services, plan.template, sender=plan.sender, data=plan.data)
-        letter = notice.Notice(address_id, row.name, row.language, _example_data(plan), row.tax_code)
-        (message_id,) = notice.queue_notices(session, [letter], campaign_id=stream, due_at=services.clock())
+        letter = notice.Notice(stream, address_id, row.name, row.language, _example_data(plan), services.clock(), row.tax_code)
+        (message_id,) = notice.queue_notices(session, [letter])
     services.queues.wake_gather(notice.LANE)
     return message_id

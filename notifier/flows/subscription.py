@@ -156,8 +156,8 @@ def _stop_many(session: Session, services: Services, stream_id: int, wanted: dic
     if new:
         owners = _owners(session, list(new))
         before = suppression.active_many(session, list(new))
-        notices = [_confirmation(services, each, codes, before[each], owners.get(each, [])) for each, codes in new.items()]
-        notice.queue_notices(session, notices, campaign_id=stream_id, due_at=now)
+        notices = [_confirmation(services, stream_id, each, codes, before[each], owners.get(each, [])) for each, codes in new.items()]
+        notice.queue_notices(session, notices)
     return new
 
 
@@ -174,12 +174,13 @@ def _owners(session: Session, address_ids: list[int]) -> dict[int, list[tuple[st
 
 
 def _confirmation(
-    services: Services, address_id: int, codes: set[str], stopped: Mapping[str, str], owners: list[tuple[str, str, str]]
+    services: Services, stream_id: int, address_id: int, codes: set[str], stopped: Mapping[str, str], owners: list[tuple[str, str, str]]
 ) -> notice.Notice:
     language = owners[0][1] if owners else "vi"
     # Several taxpayers may share an accountant's address; the mail must not tell one of them another's name.
     name, tax_code = (owners[0][0], owners[0][2]) if len(owners) == 1 else (_SOMEBODY[language], None)
-    moment = services.clock().astimezone(HANOI).isoformat(timespec="seconds")
+    now = services.clock()
+    moment = now.astimezone(HANOI).isoformat(timespec="seconds")
     topics = [each for each in services.topics.values() if each.code != _INTERNAL]
     data = {
         "stopped_topic": ", ".join(each.info.name[language] for each in topics if each.code in codes),
@@ -187,7 +188,7 @@ def _confirmation(
         "effective_at": moment,
         "lines": [{"topic_name": each.info.name[language]} for each in topics if each.statutory or each.code not in stopped],
     }
-    return notice.Notice(address_id, name, language, data, tax_code)
+    return notice.Notice(stream_id, address_id, name, language, data, now, tax_code)
 
 
 @dataclass(slots=True)

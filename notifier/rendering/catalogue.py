@@ -299,6 +299,45 @@ def _check_values(place: str, values: Any, fields: tuple[Field, ...]) -> None:
             raise TemplateError(f"{place}: '{each.name}' is not of type {each.type}.")
 
 
+def faults(template: Template, data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what keeps `data` from filling the template: a JSON pointer (RFC 6901), a stable code and a sentence for each."""
+    found = _faults("", {key: value for key, value in data.items() if key != LINE_KEY}, template.fields)
+    rows = data.get(LINE_KEY, [])
+    if not isinstance(rows, list) or (rows and not template.lines):
+        found.append((f"/{LINE_KEY}", "type", "It must be a list, and only where the template has lines."))
+        return found
+    for number, row in enumerate(rows):
+        found += _faults(f"/{LINE_KEY}/{number}", row, template.lines)
+    return found
+
+
+def _faults(place: str, values: Any, fields: tuple[Field, ...]) -> list[tuple[str, str, str]]:
+    if not isinstance(values, dict):
+        return [(place, "type", "It must be an object.")]
+    known = {each.name for each in fields}
+    found = [
+        (f"{place}/{name.replace('~', '~0').replace('/', '~1')}", "unknown", "The template has no such field.")
+        for name in values
+        if name not in known
+    ]
+    for each in fields:
+        value = values.get(each.name)
+        if value is None:
+            if each.required:
+                found.append((f"{place}/{each.name}", "missing", f"The template needs this {each.type}."))
+        elif not _fits(each, value):
+            longest = f" of at most {each.max_length} characters" if each.type == "text" else ""
+            found.append((f"{place}/{each.name}", "type", f"It must be a {each.type}{longest}."))
+        elif isinstance(value, str) and not _printable(value):
+            found.append((f"{place}/{each.name}", "characters", "It holds control characters or broken text."))
+    return found
+
+
+def _printable(value: str) -> bool:
+    """Say whether a text has neither control characters (but line ends and tabs) nor lone surrogates."""
+    return value.isprintable() or all(unicodedata.category(char) not in {"Cc", "Cs"} or char in "\n\t" for char in value)
+
+
 def _fits(each: Field, value: object) -> bool:
     if each.type in {"money", "integer"}:
         return type(value) is int
