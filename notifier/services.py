@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from notifier.db import make_engine
 from notifier.delivery.routes import Routes, load_routes
 from notifier.domain.definitions import load_sender
-from notifier.domain.dossiers import Source, load_sources
 from notifier.domain.links import LinkSigner
+from notifier.domain.sources import Source, load_sources
 from notifier.domain.topics import Topic, load_topics
 from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
@@ -38,8 +38,8 @@ class Services:
         self.settings = settings or Settings.from_env()
         self.clock = clock
         self._app = app
-        # The streams of single notices by template version: they never change, so each is looked up once.
-        self.streams: dict[str, int] = {}
+        # The streams of single notices by template version and sandbox: they never change, so each is looked up once.
+        self.streams: dict[tuple[str, bool], int] = {}
 
     @cached_property
     def engine(self) -> Engine:

@@ -126,6 +126,27 @@ def address_id(session: Session, email: str) -> int:
     return int(row.scalar_one())
 
 
+def address_ids(session: Session, emails: Iterable[str]) -> dict[str, int]:
+    """Return the numbers of addresses that were checked before, new ones added, by the spelling that was asked for."""
+    asked = sorted(set(emails), key=str.lower)
+    if not asked:
+        return {}
+    # In one order, so that two transactions with the same new addresses wait for each other once and never in a circle.
+    session.execute(
+        text("""INSERT INTO address (email) SELECT email FROM unnest(cast(:emails AS text[])) WITH ORDINALITY AS o (email, place)
+                 WHERE NOT EXISTS (SELECT FROM address a WHERE lower(a.email) = lower(o.email)) ORDER BY place
+                ON CONFLICT (lower(email)) DO NOTHING"""),
+        {"emails": asked},
+    )
+    rows = session.execute(
+        text(
+            """SELECT o.email, a.id FROM unnest(cast(:emails AS text[])) AS o (email) JOIN address a ON lower(a.email) = lower(o.email)"""
+        ),
+        {"emails": asked},
+    )
+    return dict(rows.all())
+
+
 def address_of(session: Session, number: int) -> str | None:
     """Return the address with that number, or None."""
     email: str | None = session.scalar(text("SELECT email FROM address WHERE id = :number"), {"number": number})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,18 @@ def stream(
     return session.scalars(select(Campaign.id).where(Campaign.name == name)).one()
 
 
+def known_stream(services: Services, name: str, *, sandbox: bool = False) -> int:
+    """Return the stream of the template `name`, looked up once. It is made in a transaction of its own, known only once it is there."""
+    template = services.catalogue[name]
+    found = services.streams.get((template.version, sandbox))
+    if found is None:
+        with services.session() as session:
+            session.execute(text("SET LOCAL lock_timeout = '3s'"))
+            found = stream(session, services, template, sandbox=sandbox)
+        services.streams[template.version, sandbox] = found
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One mail to one address. `data` must fit the fields of the template of the stream `campaign_id`.
@@ -95,6 +107,12 @@ class Notice:
 
 
 REPLACED = "replaced"
+
+
+def withdrawn(planned: Notice) -> Notice:
+    """Return the notice as one that is recorded and never sent."""
+    return replace(planned, withdrawn=True)
+
 
 # Recipients are numbered before they are inserted, so that each message knows its own.
 _QUEUE = text("""

@@ -6,9 +6,7 @@ every settle. A statutory topic cannot be stopped; one click on its link stops a
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ from notifier.domain.calendar import HANOI
 from notifier.domain.topics import Topic
 from notifier.errors import LinkError
 from notifier.flows import notice
+from notifier.flows.grouping import GroupWriter
 
 if TYPE_CHECKING:
     from notifier.services import Services
@@ -111,7 +110,7 @@ def save(services: Services, token: str, wanted: set[str]) -> Result:
 
 
 def _change(services: Services, address_id: int, topic: Topic, *, stop_these: list[Topic], resume_these: list[Topic]) -> Result:
-    stream_id = _stream(services)
+    stream_id = notice.known_stream(services, CONFIRMATION)
     with services.session() as session:
         session.execute(_PATIENCE)
         if suppression.lock_addresses(session, [address_id]) != {address_id}:
@@ -132,18 +131,6 @@ def _change(services: Services, address_id: int, topic: Topic, *, stop_these: li
         if each.code in found.stopped:
             kept.setdefault(found.stopped[each.code], []).append(each)
     return Result(found, stopped, resumed, kept)
-
-
-def _stream(services: Services) -> int:
-    """Return the stream of confirmations, made in a transaction of its own so that it is known only once it is there."""
-    template = services.catalogue[CONFIRMATION]
-    found = services.streams.get(template.version)
-    if found is None:
-        with services.session() as session:
-            session.execute(_PATIENCE)
-            found = notice.stream(session, services, template)
-        services.streams[template.version] = found
-    return found
 
 
 def _stop_many(session: Session, services: Services, stream_id: int, wanted: dict[int, set[str]]) -> dict[int, set[str]]:
@@ -191,54 +178,27 @@ def _confirmation(
     return notice.Notice(stream_id, address_id, name, language, data, now, tax_code)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Click:
     address_id: int
-    codes: set[str]
-    answer: Future[None]
+    codes: frozenset[str]
 
 
 class OneClicks:
-    """Stops topics for many one-click requests at once: a thread writes what has come in one transaction, and answers after its commit.
-
-    Mail providers send such requests in bursts after a campaign; a transaction for each would cost more than the campaign did.
-    """
+    """Stops topics for many one-click requests at once: mail providers send them in bursts after a campaign."""
 
     def __init__(self, services: Services, *, most: int = 500) -> None:
         """Write at most `most` requests in one transaction."""
         self._services = services
-        self._most = most
-        self._waiting: queue.SimpleQueue[_Click] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="one-clicks", daemon=True).start()
+        self._writer: GroupWriter[_Click, None] = GroupWriter(self._write, name="one-clicks", most=most)
 
     def stop(self, token: str) -> Future[None]:
         """Ask for what `stop` does; the future ends after the commit, or with the database's error. Raise LinkError."""
         address_id, topic = _read(self._services, token)
-        click = _Click(address_id, {each.code for each in targets(self._services, topic)}, Future())
-        self._waiting.put(click)
-        return click.answer
+        return self._writer.submit(_Click(address_id, frozenset(each.code for each in targets(self._services, topic))))
 
-    def _run(self) -> None:
-        while True:
-            clicks = [self._waiting.get()]
-            while len(clicks) < self._most:
-                try:
-                    clicks.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            # Who has hung up is not answered, which would end the thread; the choice counts all the same.
-            heard = [click.answer for click in clicks if click.answer.set_running_or_notify_cancel()]
-            try:
-                self._write(clicks)
-            except Exception as error:  # noqa: BLE001 - each request hears of it, and the thread must live on
-                for answer in heard:
-                    answer.set_exception(error)
-            else:
-                for answer in heard:
-                    answer.set_result(None)
-
-    def _write(self, clicks: list[_Click]) -> None:
-        stream_id = _stream(self._services)
+    def _write(self, clicks: Sequence[_Click]) -> list[None]:
+        stream_id = notice.known_stream(self._services, CONFIRMATION)
         wanted: dict[int, set[str]] = {}
         for click in clicks:
             wanted.setdefault(click.address_id, set()).update(click.codes)
@@ -248,3 +208,4 @@ class OneClicks:
             new = _stop_many(session, self._services, stream_id, {key: codes for key, codes in wanted.items() if key in known})
         if new:
             self._services.queues.wake_gather_soon(notice.LANE)
+        return [None] * len(clicks)
