@@ -148,6 +148,7 @@ def doctor() -> None:
         "secret": settings.require_secret,
         "templates": lambda: services.catalogue,
         "topics": lambda: services.topics,
+        "sources": lambda: services.sources,
         "sender": lambda: services.sender,
     }
     well = True

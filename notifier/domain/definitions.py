@@ -57,8 +57,11 @@ def load_definition(path: Path, *, name: str | None = None) -> Definition:
         raise CampaignError(f"There is no campaign file {path}.", fix="Name a file such as campaigns/debt-notice.toml.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CampaignError(f"{path.name} cannot be read: {error}.", fix="Correct the file.") from error
-    shown = path.name
-    name = name or path.stem.lower()
+    return read_definition(values, name=name or path.stem.lower(), shown=path.name, text=text, folder=path.parent)
+
+
+def read_definition(values: Mapping[str, Any], *, name: str, shown: str, text: str, folder: Path) -> Definition:
+    """Check the keys of a campaign, called `shown` in errors; raise CampaignError. `text` is kept with it, a list lies in `folder`."""
     if not _NAME.fullmatch(name):
         raise CampaignError(f"{name} cannot be the name of a campaign.", fix="Use small letters, digits, dots and hyphens.")
     if unknown := sorted(set(values) - _KEYS):
@@ -80,7 +83,7 @@ def load_definition(path: Path, *, name: str | None = None) -> Definition:
         title=_text(shown, values, "title"),
         topic=_text(shown, values, "topic"),
         template=_text(shown, values, "template"),
-        audience=path.parent / audience if audience else None,
+        audience=folder / audience if audience else None,
         not_after=_moment(shown, values.get("not_after")),
         pace_per_minute=pace,
         in_doubt=policy,

@@ -6,6 +6,7 @@ A row is lifted, never deleted: it is the log that the law wants kept. The topic
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from email_validator import EmailNotValidError, validate_email
@@ -98,6 +99,27 @@ def active_many(session: Session, address_ids: Iterable[int]) -> dict[int, dict[
 def active(session: Session, address_id: int) -> dict[str, str]:
     """Return the topics that an address is not written to about, each with its reason."""
     return active_many(session, [address_id])[address_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One suppression that stands."""
+
+    id: int
+    email: str
+    topic: str
+    reason: str
+    since: datetime
+
+
+def page(session: Session, *, before: int, limit: int) -> list[Standing]:
+    """Return suppressions that stand, the newest first, older than the one numbered `before`."""
+    rows = session.execute(
+        text("""SELECT s.id, a.email, s.topic, s.reason, s.created_at FROM suppression s JOIN address a ON a.id = s.address_id
+                 WHERE s.lifted_at IS NULL AND s.id < :before ORDER BY s.id DESC LIMIT :limit"""),
+        {"before": before, "limit": limit},
+    )
+    return [Standing(*row) for row in rows]
 
 
 def active_reasons(session: Session, topic: str) -> dict[int, str]:

@@ -13,8 +13,9 @@ from sqlalchemy import select
 from notifier import observability
 from notifier.db import ensure_partitions
 from notifier.delivery import batches
-from notifier.domain import calendar
+from notifier.domain import calendar, idempotency
 from notifier.domain.campaigns import Campaign, State, Step
+from notifier.flows import dossier
 from notifier.flows.campaign import end_cancel
 from notifier.queues import LANES, deliver_queue
 
@@ -30,6 +31,7 @@ def sweep(services: Services) -> None:
     _recover(services)
     _start_scheduled(services)
     _end_campaigns(services)
+    dossier.apologise(services)
     for lane in LANES:
         wake_lane(services, lane)
 
@@ -89,10 +91,11 @@ def gather(services: Services, lane: str) -> list[int]:
 
 
 def daily(services: Services) -> None:
-    """Make the coming months' partitions and the coming years' calendar."""
+    """Make the coming months' partitions and the coming years' calendar, and forget answers that nobody repeats any more."""
     now = services.clock()
     with services.session() as session:
         made = ensure_partitions(session.connection(), now)
         calendar.seed(session.connection(), range(now.year, now.year + 2))
+        idempotency.forget(session.connection(), now)
     if made:
         log.info("partitions_made", names=made)

@@ -299,6 +299,10 @@ def _check_values(place: str, values: Any, fields: tuple[Field, ...]) -> None:
             raise TemplateError(f"{place}: '{each.name}' is not of type {each.type}.")
 
 
+# Beyond every budget, and still a number that JSON's readers agree on.
+_MOST = 10**15
+
+
 def faults(template: Template, data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what keeps `data` from filling the template: a JSON pointer (RFC 6901), a stable code and a sentence for each."""
     found = _faults("", {key: value for key, value in data.items() if key != LINE_KEY}, template.fields)
@@ -340,7 +344,7 @@ def _printable(value: str) -> bool:
 
 def _fits(each: Field, value: object) -> bool:
     if each.type in {"money", "integer"}:
-        return type(value) is int
+        return type(value) is int and abs(value) < _MOST
     if not isinstance(value, str):
         return False
     try:

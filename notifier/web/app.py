@@ -14,6 +14,7 @@ from notifier.embedded.mailbox import Mailbox
 from notifier.observability import configure_logging
 from notifier.services import Services
 from notifier.web import health, inbox, public
+from notifier.web.api.app import make_api
 from notifier.web.pages import PRIVATE, STYLE, page
 
 _METHODS = ("GET", "HEAD", "POST")
@@ -43,6 +44,8 @@ def create_app(services: Services | None = None) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(public.make_router(services))
     app.include_router(health.make_router(services))
+    if services.settings.broker_url:
+        app.mount("/api", make_api(services))
     mail = services.settings.var / "mail"
     # The inbox shows addresses and live links to anybody: never beside a server that delivers real mail.
     has_inbox = mail.is_dir() and _catches(services)

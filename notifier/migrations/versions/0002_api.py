@@ -76,6 +76,14 @@ STATEMENTS = (
         UNIQUE (source, code, status, occurred_at, sandbox))""",
     # Officers ask for those who could not be told.
     "CREATE INDEX ix_dossier_event_untold ON dossier_event (received_at) WHERE outcome = 'no-address'",
+    # A campaign that is being prepared over the API: its file and its list, until it is launched.
+    """CREATE TABLE campaign_draft (
+        name text PRIMARY KEY,
+        key_id integer NOT NULL REFERENCES api_key,
+        definition json NOT NULL,
+        list_name text,
+        list bytea,
+        created_at timestamptz NOT NULL)""",
     # --- webhooks -----------------------------------------------------------------------------------------------------------
     """CREATE TABLE webhook_event (
         id uuid PRIMARY KEY DEFAULT uuidv7(),
@@ -86,9 +94,12 @@ STATEMENTS = (
         data json NOT NULL,
         attempts smallint NOT NULL DEFAULT 0,
         due_at timestamptz NOT NULL,
+        give_up_at timestamptz NOT NULL,
         delivered_at timestamptz,
         set_aside_at timestamptz,
         problem text)""",
+    # Until then the receiver is called by nobody else: a worker has it, or it gave no answer, that many calls in a row.
+    "ALTER TABLE api_key ADD COLUMN webhook_until timestamptz, ADD COLUMN webhook_silences smallint NOT NULL DEFAULT 0",
     "CREATE INDEX ix_webhook_event_due ON webhook_event (key_id, due_at) WHERE delivered_at IS NULL AND set_aside_at IS NULL",
     "CREATE INDEX ix_webhook_event_message ON webhook_event (message_id, id) WHERE delivered_at IS NULL AND set_aside_at IS NULL",
 )
