@@ -16,6 +16,7 @@ from sqlalchemy.types import String, Uuid
 
 from notifier.delivery.ledger import FINISH, MAX_DOUBTS
 from notifier.delivery.routes import SANDBOX
+from notifier.domain.webhooks import TELL_SETTLED
 
 BATCH_SIZE = 500
 MAX_RECOVERIES = 3
@@ -172,13 +173,14 @@ SELECT b.id, b.started_through, b.recoveries, c.in_doubt_policy
    FOR UPDATE OF b SKIP LOCKED
 """)
 
-_DOUBT = text("""
+_DOUBT = text(f"""
 WITH doubted AS (
     UPDATE message SET doubts = doubts + 1, settled_at = clock_timestamp(),
            detail = 'the worker stopped before the reply was recorded',
            state = CASE WHEN :hold OR doubts + 1 >= :most THEN 'in_doubt'::message_state ELSE state END
      WHERE batch_id = :batch_id AND position <= :mark AND state = 'queued'
-    RETURNING id, settled_at, detail)
+    RETURNING id, key_id, state, settled_at, attempts, detail, host, true AS new_doubt),
+told AS ({TELL_SETTLED.format(settled="doubted")})
 INSERT INTO message_event (message_id, at, kind, detail) SELECT id, settled_at, 'in_doubt', detail FROM doubted
 """)
 

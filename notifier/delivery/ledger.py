@@ -17,6 +17,8 @@ import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
+from notifier.domain.webhooks import TELL_SETTLED
+
 # At most this many messages of one worker process can be in doubt after it is killed.
 WINDOW = 64
 MAX_DOUBTS = 3
@@ -100,7 +102,7 @@ SELECT m.position, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, 
 # One statement, so one transaction and one round trip. The outcomes are written only while the lease holds, and only over 'queued': a
 # settle whose reply was lost may be repeated. A message that waits again leaves its batch. OFFSET 0 keeps batch and position together: a
 # planner without statistics would else read the whole batch once for each outcome.
-_SETTLE = """
+_SETTLE = f"""
 WITH lease AS (
     UPDATE batch SET started_through = greatest(started_through, %s),
                      lease_until = clock_timestamp() + make_interval(secs => %s),
@@ -118,14 +120,16 @@ done AS (
                    AS u (position, state, at, attempts, doubts, detail, host, sha256, due, dead)
             OFFSET 0) o
      WHERE m.batch_id = o.batch_id AND m.position = o.position AND m.state = 'queued'
-    RETURNING m.id, m.address_id, m.state, m.settled_at, m.host, m.detail, m.doubts > 0 AS doubted, o.dead),
+    RETURNING m.id, m.address_id, m.state, m.settled_at, m.host, m.detail, m.doubts > 0 AS doubted, o.dead, m.key_id, m.attempts,
+              m.doubts > old.doubts AS new_doubt),
 history AS (
     INSERT INTO message_event (message_id, at, kind, host, detail)
     SELECT id, settled_at, state::text, host, detail FROM done WHERE state IN ('deferred', 'in_doubt') OR doubted),
 dead AS (
     INSERT INTO suppression (address_id, topic, reason, source, created_at)
     SELECT DISTINCT address_id, '*', 'hard_bounce', 'reply', clock_timestamp() FROM done WHERE dead
-    ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING)
+    ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING),
+told AS ({TELL_SETTLED.format(settled="done")})
 SELECT c.state::text,
        (SELECT array_agg(s.address_id) FROM suppression s
          WHERE s.created_at >= %s AND s.topic IN (c.topic, '*') AND s.lifted_at IS NULL)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from notifier.domain import suppression
+from notifier.domain import suppression, webhooks
 from notifier.domain.calendar import HANOI
 from notifier.domain.topics import Topic
 from notifier.errors import LinkError
@@ -145,6 +145,7 @@ def _stop_many(session: Session, services: Services, stream_id: int, wanted: dic
         before = suppression.active_many(session, list(new))
         notices = [_confirmation(services, stream_id, each, codes, before[each], owners.get(each, [])) for each, codes in new.items()]
         notice.queue_notices(session, notices)
+        webhooks.record_unsubscribed(session.connection(), new, now)
     return new
 
 
