@@ -37,6 +37,7 @@ from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
 from notifier.settings import Settings
 
+app = typer.Typer(invoke_without_command=True, help="Measure the service on this machine, with servers of its own.")
 NAME = "bench"
 LINES = 3
 BASELINE_SECONDS = 8.0
@@ -183,12 +184,13 @@ def write_list(path: Path, businesses: int) -> None:
 
 
 @contextmanager
-def running(folder: Path, sink: Sink, workers: int) -> Iterator[Instance]:
-    """Run an instance with servers of its own; of the environment's settings, only those that name no server count."""
+def running(folder: Path, sink: Sink, workers: int, *, port: int = 0) -> Iterator[Instance]:
+    """Run an instance with servers of its own, with web when a `port` is given; of the environment's settings, those that name no server."""
     settings = replace(
-        Settings.from_env(), var=folder, database_url=None, broker_url=None, smtp_url=sink.url, secret_key=None, routes_file=None
-    )
-    instance = make_instance(settings, port=0, workers=workers, web=False, logs=False)
+        Settings.from_env(), var=folder, database_url=None, broker_url=None, smtp_url=sink.url, secret_key=None, routes_file=None,
+        public_url=Settings.public_url, api_per_minute=900_000_000,
+    )  # fmt: skip
+    instance = make_instance(settings, port=port, workers=workers, web=port > 0, logs=False)
     done = threading.Event()
     with instance:
         tender = threading.Thread(target=instance.run, args=(done,), daemon=True)
@@ -281,7 +283,9 @@ def _line(stream: IO[str] | None) -> str:
     return stream.readline().strip() if stream is not None else ""
 
 
+@app.callback()
 def bench(
+    context: typer.Context,
     messages: Annotated[int, typer.Option("--messages", min=1, help="How many businesses get a mail.")] = 114_072,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     baselines: Annotated[bool, typer.Option(help="Measure simple code and the bare wire as well.")] = True,
@@ -289,6 +293,8 @@ def bench(
     sink: Annotated[SinkKind, typer.Option("--sink", help="Which server takes the mail.")] = SinkKind.OURS,
 ) -> None:
     """Measure a whole campaign on this machine, with servers of its own that are thrown away afterwards."""
+    if context.invoked_subcommand is not None:
+        return
     with tempfile.TemporaryDirectory(prefix="notifier-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         # PostgreSQL may run as another user, who must be able to come in.

@@ -20,7 +20,7 @@ from notifier.cli.up import prepare_database
 from notifier.db import make_engine
 from notifier.embedded.instance import parts
 from notifier.errors import NotifierError, SettingsError
-from notifier.queues import LANES, QUEUES
+from notifier.queues import LANES, QUEUES, WEBHOOKS
 from notifier.services import Services
 from notifier.settings import Settings
 
@@ -57,12 +57,13 @@ def web(
 
 
 def worker(
-    lane: Annotated[str, typer.Option("--lane", help="campaign or notice (with housekeeping).")],
+    lane: Annotated[str, typer.Option("--lane", help="campaign, notice (with housekeeping) or webhooks.")],
     processes: Annotated[int, typer.Option("--processes", min=1, max=64)] = 2,
 ) -> None:
-    """Send mail of one lane."""
-    if lane not in LANES:
-        raise SettingsError(f"There is no lane {lane}.", fix=f"Lanes are: {', '.join(LANES)}.")
+    """Send mail of one lane, or tell other systems by webhooks."""
+    known = (*LANES, WEBHOOKS)
+    if lane not in known:
+        raise SettingsError(f"There is no lane {lane}.", fix=f"Lanes are: {', '.join(known)}.")
     chosen = next(part for part in parts(processes, web=False, port=0) if part.name == f"worker-{lane}")
     os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
 
