@@ -150,23 +150,27 @@ def address_id(session: Session, email: str) -> int:
 
 def address_ids(session: Session, emails: Iterable[str]) -> dict[str, int]:
     """Return the numbers of addresses that were checked before, new ones added, by the spelling that was asked for."""
-    asked = sorted(set(emails), key=str.lower)
+    asked = set(emails)
     if not asked:
         return {}
-    # In one order, so that two transactions with the same new addresses wait for each other once and never in a circle.
-    session.execute(
-        text("""INSERT INTO address (email) SELECT email FROM unnest(cast(:emails AS text[])) WITH ORDINALITY AS o (email, place)
-                 WHERE NOT EXISTS (SELECT FROM address a WHERE lower(a.email) = lower(o.email)) ORDER BY place
-                ON CONFLICT (lower(email)) DO NOTHING"""),
-        {"emails": asked},
-    )
-    rows = session.execute(
-        text(
-            """SELECT o.email, a.id FROM unnest(cast(:emails AS text[])) AS o (email) JOIN address a ON lower(a.email) = lower(o.email)"""
-        ),
-        {"emails": asked},
-    )
-    return dict(rows.all())
+    found: dict[str, int] = dict(session.execute(_FIND, {"emails": list(asked)}).all())
+    if missing := {email.lower(): email for email in asked if email not in found}:
+        # In one order, so that two transactions with the same new addresses wait for each other once and never in a circle.
+        added = session.execute(_ADD, {"emails": [missing[key] for key in sorted(missing)]})
+        numbers = {email.lower(): number for email, number in added}
+        found |= {email: numbers[email.lower()] for email in asked if email.lower() in numbers}
+        if len(found) < len(asked):
+            # Another transaction has added some of them meanwhile; they are there now.
+            found |= dict(session.execute(_FIND, {"emails": [email for email in asked if email not in found]}).all())
+    return found
+
+
+_FIND = text("SELECT o.email, a.id FROM unnest(:emails) AS o (email) JOIN address a ON lower(a.email) = lower(o.email)").bindparams(
+    bindparam("emails", type_=ARRAY(String))
+)
+_ADD = text("INSERT INTO address (email) SELECT unnest(:emails) ON CONFLICT (lower(email)) DO NOTHING RETURNING email, id").bindparams(
+    bindparam("emails", type_=ARRAY(String))
+)
 
 
 def address_of(session: Session, number: int) -> str | None:

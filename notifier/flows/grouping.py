@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -25,12 +26,17 @@ class GroupWriter(Generic[Item, Answer]):
         name: str,
         most: int = 500,
         size: Callable[[Item], int] = lambda _: 1,
+        linger: float = 0.0,
         alone: bool = False,
     ) -> None:
-        """Call `write` with items of at most `most` units by `size` together. `alone`: when a group fails, each is tried by itself."""
+        """Call `write` with items of at most `most` units by `size` together, those that come within `linger` seconds of the first.
+
+        `alone`: when a group fails, each is tried by itself.
+        """
         self._write = write
         self._most = most
         self._size = size
+        self._linger = linger
         self._alone = alone
         self._waiting: queue.SimpleQueue[tuple[Item, Future[Answer]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
@@ -45,6 +51,9 @@ class GroupWriter(Generic[Item, Answer]):
         while True:
             group = [self._waiting.get()]
             units = self._size(group[0][0])
+            if self._linger:
+                # Callers whom the last group has answered come again together; without this pause the first of them would go alone.
+                time.sleep(self._linger)
             while units < self._most:
                 try:
                     group.append(self._waiting.get_nowait())

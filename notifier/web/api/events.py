@@ -40,6 +40,7 @@ class Events:
             name="dossier-events",
             most=dossier.MOST_EVENTS,
             size=lambda call: max(1, len(call.events)),
+            linger=0.003,
             alone=True,
         )
 
