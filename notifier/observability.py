@@ -39,6 +39,7 @@ SEND_SECONDS = Histogram(
 )
 RECOVERIES = Counter("notifier_lease_recoveries", "Batches taken back from workers that died.")
 IN_DOUBT = Counter("notifier_in_doubt", "Messages whose fate became unknown.")
+WEBHOOKS = Counter("notifier_webhooks", "Requests to webhooks by outcome.", ["outcome"])
 
 
 def count_outcomes(route: str, lane: str, counts: Mapping[str, int]) -> None:
@@ -55,6 +56,13 @@ def observe_send(seconds: float) -> None:
 def recovered(batches: int) -> None:
     """Count batches taken back from dead workers."""
     RECOVERIES.inc(batches)
+
+
+def count_webhooks(counts: Mapping[str, int]) -> None:
+    """Count requests to webhooks by outcome."""
+    for outcome, number in counts.items():
+        if number:
+            WEBHOOKS.labels(outcome).inc(number)
 
 
 def in_doubt(messages: int) -> None:

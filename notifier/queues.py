@@ -22,6 +22,7 @@ WEBHOOKS = "webhooks"
 
 DELIVER = "notifier.deliver"
 GATHER = "notifier.gather"
+TELL = "notifier.webhooks"
 
 log = structlog.get_logger(__name__)
 
@@ -117,6 +118,10 @@ class Queues:
             timer = self._pending[lane] = threading.Timer(delay, fire)
             timer.daemon = True
             timer.start()
+
+    def wake_webhooks(self, key_ids: Iterable[int]) -> bool:
+        """Ask a worker to tell the receivers of these keys what is due; False when the broker did not take it (the sweep will)."""
+        return self._send(TELL, ((key_id,) for key_id in key_ids), WEBHOOKS)
 
     def depth(self, queue: str) -> int | None:
         """Return how many wakes wait in `queue`, or None when the broker does not answer."""

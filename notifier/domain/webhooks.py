@@ -27,6 +27,8 @@ KINDS = (
     "message.accepted", "message.deferred", "message.refused", BOUNCED, COMPLAINED, "message.in_doubt", UNSUBSCRIBED,
 )  # fmt: skip
 PATIENCE = timedelta(days=3)
+# How long what was told or set aside can be told again.
+KEPT = timedelta(days=90)
 # A worker renews its lease before each group of calls, which ends well within this time.
 LEASE = timedelta(seconds=60)
 _LONGEST_REST = timedelta(seconds=60)
@@ -153,10 +155,14 @@ def release(connection: Connection, held: Lease, *, answered: bool) -> None:
     _rest(connection, held, until=None, silences=0 if answered else held.silences)
 
 
-def rest(connection: Connection, held: Lease, *, now: datetime) -> None:
-    """Leave a receiver that gave no answer alone for 5 s, 10 s, 20 s … 60 s; what can no longer be told in time is set aside."""
-    pause = min(_LONGEST_REST, _SHORTEST_REST * 2 ** min(held.silences, 8))
-    _rest(connection, held, until=now + pause, silences=min(held.silences + 1, 1000))
+def rest(connection: Connection, held: Lease, *, now: datetime, answered: bool = False) -> None:
+    """Leave a receiver that gave no answer alone for 5 s, 10 s, 20 s … 60 s; what can no longer be told in time is set aside.
+
+    `answered`: it had answered a moment before, so the pauses begin anew.
+    """
+    silences = 0 if answered else held.silences
+    pause = min(_LONGEST_REST, _SHORTEST_REST * 2 ** min(silences, 8))
+    _rest(connection, held, until=now + pause, silences=min(silences + 1, 1000))
     connection.execute(
         text(f"""UPDATE webhook_event e SET set_aside_at = :now, problem = coalesce(e.problem, 'the receiver gives no answer')
                   WHERE e.key_id = :key_id AND {_OPEN} AND e.give_up_at <= :now"""),

@@ -54,6 +54,8 @@ def parts(workers: int, *, web: bool, port: int) -> list[Part]:
     found = [
         Part("worker-notice", [*worker, "-Q", "deliver.notice,housekeeping", "-c", "2", "-n", "notice@%h"]),
         Part("worker-campaign", [*worker, "-Q", "deliver.campaign", "-c", str(workers), "-n", "campaign@%h"]),
+        # Threads, which wait for slow receivers: as many may hang at once before others wait.
+        Part("worker-webhooks", [*worker, "--pool", "threads", "-Q", "webhooks", "-c", "16", "-n", "webhooks@%h"]),
         Part("beat", [*python, "celery", "-A", "notifier.worker.app", "beat", "--loglevel", "WARNING", "--pidfile", ""]),
     ]
     if web:

@@ -13,11 +13,11 @@ from sqlalchemy import select
 from notifier import observability
 from notifier.db import ensure_partitions
 from notifier.delivery import batches
-from notifier.domain import calendar, idempotency
+from notifier.domain import calendar, idempotency, webhooks
 from notifier.domain.campaigns import Campaign, State, Step
 from notifier.flows import dossier
 from notifier.flows.campaign import end_cancel
-from notifier.queues import LANES, deliver_queue
+from notifier.queues import LANES, WEBHOOKS, deliver_queue
 
 if TYPE_CHECKING:
     from notifier.services import Services
@@ -34,6 +34,7 @@ def sweep(services: Services) -> None:
     dossier.apologise(services)
     for lane in LANES:
         wake_lane(services, lane)
+    wake_webhooks(services)
 
 
 def _recover(services: Services) -> None:
@@ -80,6 +81,15 @@ def wake_lane(services: Services, lane: str) -> int:
     return len(ready)
 
 
+def wake_webhooks(services: Services) -> list[int]:
+    """Wake a worker for each key whose receiver is to be told something now, when none is woken already; return the keys."""
+    with services.session() as session:
+        due = webhooks.keys_due(session.connection(), services.clock())
+    if due and services.queues.depth(WEBHOOKS) == 0:
+        services.queues.wake_webhooks(due)
+    return due
+
+
 def gather(services: Services, lane: str) -> list[int]:
     """Put single messages that wait in `lane` and are due into batches; return the batches. More that wait are woken for."""
     with services.session() as session:
@@ -91,11 +101,12 @@ def gather(services: Services, lane: str) -> list[int]:
 
 
 def daily(services: Services) -> None:
-    """Make the coming months' partitions and the coming years' calendar, and forget answers that nobody repeats any more."""
+    """Make the coming months' partitions and the coming years' calendar, and forget answers and events that nobody asks for any more."""
     now = services.clock()
     with services.session() as session:
         made = ensure_partitions(session.connection(), now)
         calendar.seed(session.connection(), range(now.year, now.year + 2))
         idempotency.forget(session.connection(), now)
+        webhooks.forget(session.connection(), now - webhooks.KEPT)
     if made:
         log.info("partitions_made", names=made)

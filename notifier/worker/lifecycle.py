@@ -10,6 +10,7 @@ import asyncio
 import mmap
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from celery import Celery, signals
 
 from notifier import observability
 from notifier.db import plain_url
+from notifier.delivery import webhooks
 from notifier.delivery.jobs import Jobs
 from notifier.delivery.ledger import Ledger
 from notifier.delivery.sender import Sender
@@ -29,6 +31,8 @@ from notifier.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+# Threads of one pool make what they share once.
+_MAKING = threading.Lock()
 # One byte that parent and children share across fork: the parent alone hears of a polite stop, the children must.
 _STOP = mmap.mmap(-1, 1)
 
@@ -36,6 +40,7 @@ _STOP = mmap.mmap(-1, 1)
 class Process:
     """What one worker process holds."""
 
+    app: Celery | None = None
     services: Services | None = None
     sender: Sender | None = None
     asked_to_stop = False
@@ -50,10 +55,11 @@ def stopping() -> bool:
 
 
 def services() -> Services:
-    """Return this process's services."""
-    if _process.services is None:
-        _process.services = Services()
-    return _process.services
+    """Return this process's services, made on first use where no process was forked for the tasks."""
+    with _MAKING:
+        if _process.services is None:
+            _process.services = Services(app=_process.app)
+        return _process.services
 
 
 def deliver(batch_id: int) -> None:
@@ -68,6 +74,20 @@ def deliver(batch_id: int) -> None:
         signal.signal(signal.SIGTERM, before)
         if _process.asked_to_stop:
             signal.raise_signal(signal.SIGTERM)
+
+
+def tell(key_id: int) -> bool:
+    """Tell the receiver of a key what is due; return whether more is. May run in several threads at once."""
+    structlog.contextvars.bind_contextvars(part="worker")
+    parts = services()
+    return webhooks.deliver(
+        parts.engine,
+        key_id,
+        service_secret=parts.settings.require_secret(),
+        private=parts.settings.webhooks_private,
+        clock=parts.clock,
+        stopping=stopping,
+    )
 
 
 def make_sender(parts: Services) -> Sender:
@@ -95,7 +115,8 @@ def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def connect(celery: Celery, settings: Settings) -> None:
-    """Hook the life of worker processes to Celery's signals."""
+    """Hook the life of worker processes to Celery's signals. In a pool of threads only those of the one process come."""
+    _process.app = celery
 
     def child_started(**_: Any) -> None:
         # A parent that is killed cannot stop its children: they hear of its death and stop politely.
@@ -108,6 +129,10 @@ def connect(celery: Celery, settings: Settings) -> None:
         if _process.services is not None:
             _process.services.close()
         observability.process_ended(os.getpid())
+
+    def parent_ended(**_: Any) -> None:
+        if _process.services is not None:
+            _process.services.close()
 
     def parent_stops(**_: Any) -> None:
         _STOP[0] = 1
@@ -126,5 +151,6 @@ def connect(celery: Celery, settings: Settings) -> None:
     signals.worker_process_init.connect(child_started, weak=False)
     signals.worker_process_shutdown.connect(child_ends, weak=False)
     signals.worker_shutting_down.connect(parent_stops, weak=False)
+    signals.worker_shutdown.connect(parent_ended, weak=False)
     signals.worker_init.connect(parent_ready, weak=False)
     signals.setup_logging.connect(logging, weak=False)

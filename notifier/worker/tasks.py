@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from notifier.flows import upkeep
-from notifier.queues import DELIVER, GATHER, HOUSEKEEPING
+from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, TELL, WEBHOOKS
 from notifier.worker import lifecycle
 from notifier.worker.schedule import DAILY, SWEEP
 
@@ -24,6 +24,13 @@ def gather(lane: str) -> None:
         lifecycle.services().queues.wake_batches(lane, made[1:])
     if made:
         lifecycle.deliver(made[0])
+
+
+@shared_task(name=TELL, queue=WEBHOOKS)
+def webhooks(key_id: int) -> None:
+    """Tell the receiver of a key what is due. What is left for another call is woken for at once, behind what other keys wait for."""
+    if lifecycle.tell(key_id):
+        lifecycle.services().queues.wake_webhooks([key_id])
 
 
 @shared_task(name=SWEEP, queue=HOUSEKEEPING)

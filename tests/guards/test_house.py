@@ -53,7 +53,7 @@ def test_every_scheduled_task_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = set(run.stdout.split())
     assert {entry["task"] for entry in entries(2.0).values()} <= names
-    assert {"notifier.deliver", "notifier.gather"} <= names
+    assert {"notifier.deliver", "notifier.gather", "notifier.webhooks"} <= names
 
 
 def test_the_mapped_class_is_the_table(database_url: str) -> None:
@@ -115,7 +115,7 @@ SERVICE_KEYS = {"image", "build", "restart", "environment", "command", "volumes"
 def test_compose_has_every_part_and_only_known_keys() -> None:
     services = COMPOSE["services"]
     assert set(services) == {
-        "postgres", "valkey", "migrate", "web", "worker-campaign", "worker-notice", "beat", "flower", "catcher",
+        "postgres", "valkey", "migrate", "web", "worker-campaign", "worker-notice", "worker-webhooks", "beat", "flower", "catcher",
     }  # fmt: skip
     for name, service in services.items():
         assert set(service) <= SERVICE_KEYS, name
