@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from notifier.domain import keys, webhooks
+from notifier.flows import message
 from notifier.services import Services
 
 
@@ -136,3 +138,13 @@ def overview(engine: Engine, name: str) -> webhooks.Overview:
     """Return the counts of a key."""
     with engine.connect() as connection:
         return webhooks.overview(connection, name)[0]
+
+
+def ask(services: Services, key_id: int, email: str) -> uuid.UUID:
+    """Ask for a notice as the system behind a key does; return the message's id."""
+    template = services.catalogue["dossier-received"]
+    data = {name: value for name, value in template.example.items() if name not in {"name", "tax_code", "email", "language"}}
+    wanted = message.Wanted(template, email, "Hộ kinh doanh Ví Dụ", "vi", None, data)
+    found = message.ask(services, wanted, key_id=key_id, sandbox=False, token=None, fingerprint=b"").id
+    assert found is not None
+    return found

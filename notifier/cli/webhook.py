@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -24,6 +26,15 @@ _SHOWN = 20
 KeyName = Annotated[str, typer.Argument(metavar="KEY-NAME", help="The name of the system's key.", show_default=False)]
 
 
+@contextmanager
+def _services() -> Iterator[Services]:
+    made = Services()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 def _moment(value: datetime) -> str:
     return value.astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S")
 
@@ -31,29 +42,27 @@ def _moment(value: datetime) -> str:
 @app.command("set")
 def set_url(name: KeyName, url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted, https://…")]) -> None:
     """Tell events of this key's messages to a URL from now on."""
-    services = Services()
-    private = services.settings.webhooks_private
-    checked = targets.read_url(url, private=private)
-    try:
-        targets.resolve(checked, private=private)
-    except targets.TargetError as error:
-        raise WebhookError(
-            f"The webhook cannot be reached: {error}.", fix="Name a host that this machine finds, at a public address."
-        ) from None
-    with services.engine.begin() as connection:
-        webhooks.set_url(connection, name, url)
-    services.close()
+    with _services() as services:
+        private = services.settings.webhooks_private
+        checked = targets.read_url(url, private=private)
+        try:
+            targets.resolve(checked, private=private)
+        except targets.TargetError as error:
+            raise WebhookError(
+                f"The webhook cannot be reached: {error}.", fix="Name a host that this machine finds, at a public address."
+            ) from None
+        with services.engine.begin() as connection:
+            webhooks.set_url(connection, name, url)
     console.print(f"Events of {name} are posted there from now on. Give its operator the output of: notifier webhook secret {name}")
 
 
 @app.command()
 def secret(name: KeyName) -> None:
     """Show the secret by which the system checks that a call is ours. It changes only with NOTIFIER_SECRET_KEY."""
-    services = Services()
-    service_secret = services.settings.require_secret()
-    with services.engine.connect() as connection:
-        key = keys.named(connection, name)
-    services.close()
+    with _services() as services:
+        service_secret = services.settings.require_secret()
+        with services.engine.connect() as connection:
+            key = keys.named(connection, name)
     # Alone on standard output, so that a script can take it.
     typer.echo(keys.webhook_secret(service_secret, key.id))
 
@@ -64,14 +73,12 @@ def list_webhooks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show how many events wait, are delivered and are set aside; with a key's name also which ones it did not take."""
-    services = Services()
     troubles: list[webhooks.Trouble] = []
-    with services.engine.connect() as connection:
+    with _services() as services, services.engine.connect() as connection:
         key = keys.named(connection, name) if name is not None else None
         found = webhooks.overview(connection, name)
         if key is not None:
             troubles = webhooks.troubles(connection, key.id, limit=_SHOWN)
-    services.close()
     if as_json:
         value: dict[str, Any] = {"webhooks": [asdict(each) for each in found]}
         if key is not None:
@@ -112,25 +119,22 @@ def replay(
     """Tell events again, under the same ids, for another three days."""
     if since is not None and set_aside:
         raise WebhookError("--since and --set-aside exclude each other.", fix="Give one of them.")
-    services = Services()
     moment = since.replace(tzinfo=HANOI) if since else None
-    with services.engine.begin() as connection:
-        key = keys.named(connection, name)
-        if key.webhook_url is None:
-            raise WebhookError(f"{name} has no webhook.", fix=f"Set one first: notifier webhook set {name} URL")
-        number = webhooks.replay(connection, key.id, now=services.clock(), since=moment)
-    if number:
-        services.queues.wake_webhooks([key.id])
-    services.close()
+    with _services() as services:
+        with services.engine.begin() as connection:
+            key = keys.named(connection, name)
+            if key.webhook_url is None:
+                raise WebhookError(f"{name} has no webhook.", fix=f"Set one first: notifier webhook set {name} URL")
+            number = webhooks.replay(connection, key.id, now=services.clock(), since=moment)
+        if number:
+            services.queues.wake_webhooks([key.id])
     console.print(f"{number} events are told again." if number else "There is nothing to tell again.")
 
 
 @app.command()
 def remove(name: KeyName) -> None:
     """Tell this system nothing any more; what waits is set aside."""
-    services = Services()
-    with services.engine.begin() as connection:
+    with _services() as services, services.engine.begin() as connection:
         key = keys.named(connection, name)
         was_on = webhooks.switch_off(connection, key.id, now=services.clock())
-    services.close()
     console.print(f"{name} is told nothing any more." if was_on else f"{name} had no webhook.")
