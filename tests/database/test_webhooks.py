@@ -399,3 +399,17 @@ def test_the_body_is_json_that_any_program_reads(world: World) -> None:
     world.deliver()
     (request,) = world.receiver.requests
     assert json.loads(request.body)["data"] == {"reply": "Hộp thư đầy", "n": 1}
+
+
+def test_a_long_queue_is_read_quickly_though_nothing_is_known_of_it(world: World) -> None:
+    with world.services.engine.begin() as connection:
+        connection.execute(
+            text("""INSERT INTO webhook_event (key_id, message_id, kind, at, data, due_at, give_up_at)
+                    SELECT :key_id, uuidv7(), 'message.accepted', now(), '{}', now(), now() + interval '3 days'
+                      FROM generate_series(1, 20000)"""),
+            {"key_id": world.key_id},
+        )
+    began = time.monotonic()
+    assert world.due_keys() == [world.key_id]
+    assert world.deliver()
+    assert time.monotonic() - began < 5
