@@ -24,6 +24,10 @@ DELIVER = "notifier.deliver"
 GATHER = "notifier.gather"
 TELL = "notifier.webhooks"
 
+# The header of a task that names the requests which caused it, and how many of them.
+REQUESTS = "requests"
+MOST_REQUESTS = 20
+
 log = structlog.get_logger(__name__)
 
 
@@ -85,12 +89,13 @@ class Queues:
         self._app = app
         self._lock = threading.Lock()
         self._pending: dict[str, threading.Timer] = {}
+        self._requests: dict[str, set[str]] = {}
 
-    def _send(self, task: str, calls: Iterable[tuple[Any, ...]], queue: str) -> bool:
+    def _send(self, task: str, calls: Iterable[tuple[Any, ...]], queue: str, headers: dict[str, str] | None = None) -> bool:
         try:
             with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
                 for args in calls:
-                    self._app.send_task(task, args=args, queue=queue, producer=producer, retry=False)
+                    self._app.send_task(task, args=args, queue=queue, producer=producer, retry=False, headers=headers)
         except (OperationalError, redis.RedisError, OSError) as error:
             log.warning("wake_lost", task=task, queue=queue, error=type(error).__name__)
             return False
@@ -100,20 +105,26 @@ class Queues:
         """Ask the workers of `lane` to deliver these batches; False when the broker did not take it (the sweep will)."""
         return self._send(DELIVER, ((batch_id,) for batch_id in batch_ids), deliver_queue(lane))
 
-    def wake_gather(self, lane: str) -> bool:
-        """Ask a worker of `lane` to gather single messages that wait without a batch."""
-        return self._send(GATHER, ((lane,),), deliver_queue(lane))
+    def wake_gather(self, lane: str, *, requests: Iterable[str] = ()) -> bool:
+        """Ask a worker of `lane` to gather single messages that wait without a batch.
 
-    def wake_gather_soon(self, lane: str, *, delay: float = 0.02) -> None:
+        The ids of the `requests` that caused it, a few of them, travel in the task's header of that name.
+        """
+        named = ",".join(sorted(requests)[:MOST_REQUESTS])
+        return self._send(GATHER, ((lane,),), deliver_queue(lane), {REQUESTS: named} if named else None)
+
+    def wake_gather_soon(self, lane: str, *, requests: Iterable[str] = (), delay: float = 0.02) -> None:
         """Do as `wake_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
         with self._lock:
+            self._requests.setdefault(lane, set()).update(requests)
             if lane in self._pending:
                 return
 
             def fire() -> None:
                 with self._lock:
                     del self._pending[lane]
-                self.wake_gather(lane)
+                    caused = self._requests.pop(lane, set())
+                self.wake_gather(lane, requests=caused)
 
             timer = self._pending[lane] = threading.Timer(delay, fire)
             timer.daemon = True

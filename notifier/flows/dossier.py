@@ -66,7 +66,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its events, and how they become the answer. `token` is its Idempotency-Key, `fingerprint` the hash of its body."""
+    """One request: its events, and how they become the answer.
+
+    `token` is its Idempotency-Key, `fingerprint` the hash of its body, `request` its id for the logs.
+    """
 
     key_id: int
     sandbox: bool
@@ -74,6 +77,7 @@ class Call:
     answer: Callable[[Sequence[Told]], tuple[int, Any]]
     token: str | None = None
     fingerprint: bytes = b""
+    request: str = ""
 
 
 Answer = tuple[int, Any]
@@ -102,7 +106,7 @@ def accept(services: Services, calls: Sequence[Call]) -> list[Answer]:
     with services.session() as session:
         session.execute(_BY_KEY)
         answers = _accept(session, services, calls, now, streams)
-    services.queues.wake_gather_soon(notice.LANE)
+    services.queues.wake_gather_soon(notice.LANE, requests=[call.request for call in calls if call.request])
     return answers
 
 

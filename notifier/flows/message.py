@@ -50,8 +50,8 @@ class Asked:
     id: uuid.UUID | None
 
 
-def ask(services: Services, wanted: Wanted, *, key_id: int, sandbox: bool, token: str | None, fingerprint: bytes) -> Asked:
-    """Plan the mail, once for a `token`; it leaves within a second, or at its moment."""
+def ask(services: Services, wanted: Wanted, *, key_id: int, sandbox: bool, token: str | None, fingerprint: bytes, request: str) -> Asked:
+    """Plan the mail, once for a `token`; it leaves within a second, or at its moment. `request` is the caller's id for the logs."""
     stream = notice.known_stream(services, wanted.template.name, sandbox=sandbox)
     now = services.clock()
     with services.session() as session:
@@ -69,7 +69,7 @@ def ask(services: Services, wanted: Wanted, *, key_id: int, sandbox: bool, token
         if token is not None:
             idempotency.answer(session.connection(), [((key_id, token), 202, {"id": str(message_id)})])
     if due_at <= now:
-        services.queues.wake_gather_soon(notice.LANE)
+        services.queues.wake_gather_soon(notice.LANE, requests=[request])
     return Asked(message_id)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import structlog
 from celery import shared_task
 
 from notifier.flows import upkeep
-from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, TELL, WEBHOOKS
+from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, REQUESTS, TELL, WEBHOOKS
 from notifier.worker import lifecycle
 from notifier.worker.schedule import DAILY, SWEEP
+
+log = structlog.get_logger(__name__)
 
 
 @shared_task(name=DELIVER)
@@ -16,14 +21,18 @@ def deliver(batch_id: int) -> None:
     lifecycle.deliver(batch_id)
 
 
-@shared_task(name=GATHER)
-def gather(lane: str) -> None:
+@shared_task(name=GATHER, bind=True)
+def gather(self: Any, lane: str) -> None:
     """Put the messages of `lane` that wait alone into batches and deliver the first; others are woken."""
-    made = upkeep.gather(lifecycle.services(), lane)
-    if len(made) > 1:
-        lifecycle.services().queues.wake_batches(lane, made[1:])
-    if made:
-        lifecycle.deliver(made[0])
+    # The requests that caused this stand in every line of its log.
+    caused = self.request.get(REQUESTS)
+    with structlog.contextvars.bound_contextvars(**({REQUESTS: caused} if caused else {})):
+        made = upkeep.gather(lifecycle.services(), lane)
+        log.debug("gathered", lane=lane, batches=made)
+        if len(made) > 1:
+            lifecycle.services().queues.wake_batches(lane, made[1:])
+        if made:
+            lifecycle.deliver(made[0])
 
 
 @shared_task(name=TELL, queue=WEBHOOKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import orjson
@@ -64,7 +65,7 @@ def _endpoint(methods: dict[str, Operation], pool: ThreadPoolExecutor) -> Callab
                 raw = await read_body(request, operation.most_bytes)
             else:
                 raw = await read_bytes(request, operation.most_bytes or _SMALL)
-            result = await asyncio.get_running_loop().run_in_executor(pool, _work, operation, request, raw)
+            result = await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, _work, operation, request, raw)
         except ProblemError as problem:
             return respond(problem)
         except _AWAY as error:

@@ -16,7 +16,7 @@ from notifier.flows import dossier
 from notifier.flows.dossier import Call, Event, Told
 from notifier.flows.grouping import GroupWriter
 from notifier.rendering.catalogue import LINE_KEY, faults
-from notifier.web.api.gate import Gate, idempotency_key
+from notifier.web.api.gate import Gate, idempotency_key, request_id
 from notifier.web.api.models import DossierEvent, EventBatch
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
 
@@ -49,7 +49,7 @@ class Events:
         key = self._gate.enter(request, SCOPE)
         token = idempotency_key(request)
         event = self._event(DossierEvent, raw)
-        return self._submit(Call(key.id, key.sandbox, [event], _answer_one, token, _hash(request, raw)))
+        return self._submit(Call(key.id, key.sandbox, [event], _answer_one, token, _hash(request, raw), request_id(request)))
 
     def batch(self, request: Request, raw: bytes) -> dossier.Answer:
         """Record many events; a bad one spoils none of the others."""
@@ -77,7 +77,7 @@ class Events:
             refused = sum(result["status"] >= 400 for result in filled)  # noqa: PLR2004 - where HTTP's errors begin
             return 200, {"accepted": len(filled) - refused, "refused": refused, "results": filled}
 
-        return self._submit(Call(key.id, key.sandbox, events, answer, token, _hash(request, raw)))
+        return self._submit(Call(key.id, key.sandbox, events, answer, token, _hash(request, raw), request_id(request)))
 
     def _submit(self, call: Call) -> dossier.Answer:
         status, body = self._writer.submit(call).result(30)

@@ -53,6 +53,7 @@ class RequestIds:
                 ]  # fmt: skip
             await send(message)
 
+        scope[REQUEST_ID] = number
         with structlog.contextvars.bound_contextvars(request=number):
             await self._app(scope, receive, answer)
 
@@ -114,6 +115,11 @@ class Gate:
                 "RateLimit-Reset": str(wait),
             },
         )
+
+
+def request_id(request: Request) -> str:
+    """Return the id that `RequestIds` gave the request."""
+    return str(request.scope.get(REQUEST_ID, ""))
 
 
 def idempotency_key(request: Request) -> str | None:

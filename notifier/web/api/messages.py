@@ -19,7 +19,7 @@ from notifier.flows import message
 from notifier.flows.message import Message, Wanted
 from notifier.rendering.catalogue import LINE_KEY, faults
 from notifier.web.api import models
-from notifier.web.api.gate import Gate, idempotency_key
+from notifier.web.api.gate import Gate, idempotency_key, request_id
 from notifier.web.api.models import MessageRequest
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
 
@@ -73,7 +73,7 @@ class Messages:
         self._gate.recipient(wanted.email)
         asked = message.ask(
             self._services, wanted, key_id=key.id, sandbox=key.sandbox, token=token,
-            fingerprint=hashlib.sha256(b"messages\n" + raw).digest(),
+            fingerprint=hashlib.sha256(b"messages\n" + raw).digest(), request=request_id(request),
         )  # fmt: skip
         if asked.id is None:
             raise ProblemError(409, "idempotency", "This Idempotency-Key was sent before with another body. Use a new one.")
