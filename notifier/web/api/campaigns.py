@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from notifier.errors import CampaignError, NotFoundError, TableError, TemplateEr
 from notifier.flows import campaign, draft
 from notifier.flows.report import write_report
 from notifier.web.api.gate import Gate
-from notifier.web.api.models import Model
-from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
+from notifier.web.api.models import Model, prose
+from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation, pointer
 
 if TYPE_CHECKING:
     from notifier.services import Services
@@ -62,6 +62,9 @@ class Campaigns:
         key = self._gate.enter(request, SCOPE)
         if key.sandbox:
             raise ProblemError(403, "forbidden", "Sandbox keys cannot prepare campaigns: a campaign writes to real people.")
+        if "\0" in request.path_params.get("name", ""):
+            # The database cannot even be asked for it.
+            raise ProblemError(404, "not-found", "There is no such campaign.")
         return key
 
     def create(self, request: Request, raw: bytes) -> Answer:
@@ -71,6 +74,9 @@ class Campaigns:
             asked = CampaignRequest.model_validate_json(raw)
         except ValidationError as error:
             raise of_validation(error) from None
+        wrong = list(_broken_texts(asked.definition, ("definition",)))
+        if wrong:
+            raise invalid(wrong)
         _speak(lambda: draft.create(self._services, asked.name, asked.definition, key_id=key.id))
         return 201, {"name": asked.name, "state": "draft", "links": _links(asked.name)}
 
@@ -140,6 +146,22 @@ class Campaigns:
 
     def _status(self, name: str) -> dict[str, Any]:
         return {**campaign.status(self._services, name).to_json(), "links": _links(name)}
+
+
+def _broken_texts(value: object, path: tuple[str | int, ...]) -> Iterator[Fault]:
+    """Return the texts of a definition that no honest text holds, as for messages; one may be empty here."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _broken_texts(each, (*path, name))
+    elif isinstance(value, list):
+        for at, each in enumerate(value):
+            yield from _broken_texts(each, (*path, at))
+    elif isinstance(value, str) and value.strip():
+        try:
+            prose(value)
+        except ValueError as error:
+            code, _, words = str(error).partition(": ")
+            yield Fault(pointer(path), code, words)
 
 
 def _links(name: str) -> dict[str, str]:
