@@ -1,0 +1,136 @@
+"""The API as its own document describes it, asked of a live service: whatever fits the document is answered as it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import schemathesis
+from httpx2 import Client
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as examples
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import CheckFunction, not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi import definitions
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from notifier.domain import keys
+from notifier.services import Services
+from notifier.settings import Settings
+from tests.journeys.test_web import served
+
+LIST = "Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n"
+CHECKS: list[CheckFunction] = [
+    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
+]  # fmt: skip
+EXAMPLES = 12
+
+
+@pytest.fixture
+def site(settings: Settings) -> Iterator[str]:
+    """A live service."""
+    with served(settings) as found:
+        yield found
+
+
+@pytest.fixture
+def header(services: Services) -> dict[str, str]:
+    """What a key of all scopes sends."""
+    with services.engine.begin() as connection:
+        token = keys.create(connection, name="portal", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC))
+    return {"Authorization": f"Bearer {token}"}
+
+
+def failures(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, site: str, header: dict[str, str]) -> list[str]:
+    """Ask for an operation in many ways; return what was answered otherwise than the document says."""
+    checks = list(CHECKS)
+    # A batch is taken although events in it are bad: each is answered by itself.
+    if mode is GenerationMode.NEGATIVE and not operation.label.endswith("/batch"):
+        checks.append(negative_data_rejection)
+
+    @examples(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(mode))
+    def ask(case: Case[Any]) -> None:
+        case.call_and_validate(base_url=f"{site}/api", headers=header, checks=checks)
+
+    try:
+        ask()
+    except BaseExceptionGroup as error:
+        return [f"{operation.label}: {each}" for each in error.exceptions]
+    return []
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_answers_are_as_the_document_says(site: str, header: dict[str, str], mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{site}/api/openapi.json")
+    listed = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    assert len(listed) > 15
+    if mode is GenerationMode.NEGATIVE:
+        listed = [each for each in listed if any(body.media_type == "application/json" for body in each.body)]
+        assert len(listed) > 5
+    found = [failure for each in listed for failure in failures(each, mode, site, header)]
+    assert not found, "\n\n".join(found)
+
+
+def test_every_example_is_accepted(site: str, header: dict[str, str]) -> None:
+    with Client(base_url=f"{site}/api", headers=header) as client:
+        document = client.get("/openapi.json").json()
+        name = document["paths"]["/v1/campaigns"]["post"]["requestBody"]["content"]["application/json"]["example"]["name"]
+        numbers: list[str] = []
+        seen: list[str] = []
+        # A campaign takes its steps in the table's order: created, given its list, checked, launched, looked at, paused, resumed, cancelled.
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                here = path.replace("{name}", name)
+                if "{id}" in here:
+                    here = here.replace("{id}", numbers[0])
+                sent: dict[str, Any] = {}
+                content = operation.get("requestBody", {}).get("content", {})
+                if "application/json" in content:
+                    sent["json"] = content["application/json"]["example"]
+                elif content:
+                    sent = {"content": LIST.encode(), "headers": {"Content-Type": next(iter(content))}}
+                answer = client.request(method.upper(), here, **sent)
+                assert str(answer.status_code) in operation["responses"], (path, answer.text)
+                assert answer.is_success, (path, answer.text)
+                seen.append(operation["operationId"])
+                shown = operation["responses"][str(answer.status_code)]["content"]
+                assert answer.headers["content-type"].partition(";")[0] in shown
+                if operation["operationId"] == "sendMessage":
+                    numbers.append(answer.json()["id"])
+                if operation["operationId"] == "createCampaign":
+                    assert answer.json()["name"] == name
+        assert len(seen) == len(set(seen)) > 15
+
+
+def test_every_problem_that_is_described_is_problem_details(site: str) -> None:
+    with Client(base_url=site) as client:
+        document = client.get("/api/openapi.json").json()
+    text = json.dumps(document)
+    assert document["openapi"].startswith("3.1.")
+    assert [str(each) for each in definitions.OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert {"401", "403", "429", "503"} <= set(operation["responses"])
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+    for ref in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
+        assert ref in document["components"]["schemas"]
