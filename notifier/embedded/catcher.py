@@ -371,6 +371,11 @@ class Catcher:
         return self._process.pid if self._process else 0
 
     @property
+    def ended(self) -> bool:
+        """Say whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
     def url(self) -> str:
         """The address for NOTIFIER_SMTP_URL."""
         return f"smtp://{LOOPBACK}:{self.port}"

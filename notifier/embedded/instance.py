@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Protocol, Self
 
 import psutil
 
@@ -32,6 +32,29 @@ MOST_LOG_BYTES = 20_000_000
 _STOP_SECONDS = 8.0
 _NOTED = ("database_url", "broker_url", "smtp_url", "sandbox_smtp_url", "public_url", "secret_key")
 _LONGEST_PAUSE = 10.0
+_SERVER_PAUSE = 1.0
+
+
+class Server(Protocol):
+    """What the servers of ours have in common."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 when it does not run."""
+
+    @property
+    def ended(self) -> bool:
+        """Say whether it was started and has ended by itself."""
+
+    def start(self) -> object:
+        """Start it; raise UnavailableError."""
+
+    def stop(self) -> None:
+        """Stop it."""
 
 
 @dataclass(slots=True)
@@ -93,14 +116,19 @@ class Instance:
         self._terminal = terminal
         self._lock: IO[str] | None = None
         self._stopping = False
+        self._servers_rest_until = 0.0
         self._copiers: list[threading.Thread] = []
 
     @property
     def processes(self) -> dict[str, int]:
         """The process ids of everything that was started, by name."""
-        servers = {"postgres": self.postgres, "valkey": self.valkey, "catcher": self.catcher}
-        found = {name: server.pid for name, server in servers.items() if server is not None}
+        found = {name: server.pid for name, server in self._servers().items()}
         return found | {part.name: part.process.pid for part in self.parts if part.process is not None}
+
+    def _servers(self) -> dict[str, Server]:
+        """Return the servers that are ours, by name."""
+        servers: dict[str, Server | None] = {"postgres": self.postgres, "valkey": self.valkey, "catcher": self.catcher}
+        return {name: server for name, server in servers.items() if server is not None}
 
     def start(self) -> Self:
         """Start everything that is not given; raise UnavailableError, with nothing left running."""
@@ -196,18 +224,51 @@ class Instance:
         file.close()
 
     def tend(self) -> None:
-        """Start parts again that have died, each time after a longer pause; call it now and then."""
+        """Start servers again that have died, and parts, each time after a longer pause.
+
+        Call it now and then, from the thread that started the instance: what a thread starts ends with it.
+        """
+        if self._stopping:
+            return
+        self._tend_servers()
         for part in self.parts:
-            if self._stopping or part.process is None or part.process.poll() is None:
+            if part.process is None or part.process.poll() is None:
                 continue
             now = time.monotonic()
             if part.restart_at == 0.0:
                 part.failures = 0 if now - part.started_at > 60 else part.failures + 1  # noqa: PLR2004 - it had run well
                 part.restart_at = now + min(_LONGEST_PAUSE, 0.25 * 2**part.failures)
-                if self._terminal is not None:
-                    self._terminal.write(f"{part.name} ended with code {part.process.returncode} and is started again.\n")
+                self._say(f"{part.name} ended with code {part.process.returncode} and is started again.")
             elif now >= part.restart_at:
                 self._launch(part)
+
+    def _tend_servers(self) -> None:
+        for name, server in self._servers().items():
+            if not server.ended or time.monotonic() < self._servers_rest_until:
+                continue
+            self._say(f"{name} ended and is started again.")
+            before = server.url
+            try:
+                server.start()
+            except UnavailableError as error:
+                self._say(str(error))
+                self._servers_rest_until = time.monotonic() + _SERVER_PAUSE
+                continue
+            if server.url != before:
+                self._tell_address(before, server.url)
+
+    def _tell_address(self, before: str, now: str) -> None:
+        """Another program has taken the server's port meanwhile: the parts are stopped, and start again with the new address."""
+        changed: dict[str, Any] = {key: now for key in _NOTED if getattr(self.settings, key) == before}
+        self.settings = replace(self.settings, **changed)
+        self._note()
+        for part in self.parts:
+            if part.process is not None:
+                part.process.terminate()
+
+    def _say(self, words: str) -> None:
+        if self._terminal is not None:
+            self._terminal.write(words + "\n")
 
     def restart(self, name: str) -> None:
         """Start one part again at once (for tests)."""
@@ -233,9 +294,8 @@ class Instance:
                 process.wait(2)
         for copier in self._copiers:
             copier.join(1)
-        for server in (self.catcher, self.valkey, self.postgres):
-            if server is not None:
-                server.stop()
+        for server in reversed(self._servers().values()):
+            server.stop()
         (self.settings.var / INSTANCE_FILE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()

@@ -12,10 +12,12 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
+import psutil
 import psycopg
 
 from notifier.embedded.processes import LOOPBACK, kept_port, kept_secret, spawn, stop, tail, wait_for_port
@@ -23,6 +25,7 @@ from notifier.errors import UnavailableError
 
 _SUPERUSER = "notifier"
 _RECOVERY_SECONDS = 300.0
+_LEFTOVER_SECONDS = 15.0
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     # A socket file's path may be at most 107 bytes long; TCP on loopback works in any folder.
@@ -70,6 +73,11 @@ class Postgres:
     def pid(self) -> int:
         """The server's process id (0: it does not run)."""
         return self._process.pid if self._process else 0
+
+    @property
+    def ended(self) -> bool:
+        """Say whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def start(self) -> Self:
         """Make the data folder when it is missing, start the server and wait for it; raise UnavailableError."""
@@ -141,19 +149,23 @@ class Postgres:
         new.replace(self.data)
 
     def _end_leftover(self) -> None:
-        """End a server that a killed predecessor of ours left on this data folder; a stale note of one is harmless."""
+        """End a server that a killed predecessor of ours left on this data folder; a stale note of one is harmless.
+
+        PostgreSQL refuses to start while a process of the noted number exists, be it one that is dead and waits for init to collect it.
+        """
         note = self.data / "postmaster.pid"
         try:
-            pid = int(note.read_text().split("\n", 1)[0])
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
+            left = psutil.Process(int(note.read_text().split("\n", 1)[0]))
+            dead = left.status() == psutil.STATUS_ZOMBIE
+            if not dead and str(self.data) not in left.cmdline():
+                return
+        except (OSError, ValueError, psutil.Error):
             return
-        if str(self.data).encode() in command:
-            os.kill(pid, signal.SIGINT)
-            for _ in range(100):
-                if not Path(f"/proc/{pid}").exists() or not note.exists():
-                    return
-                signal.sigtimedwait([], 0.1)
+        with suppress(psutil.Error):
+            left.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        while left.is_running() and note.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _create_database(self) -> None:
         with self._connect_when_recovered() as connection:

@@ -25,6 +25,11 @@ class Valkey:
         """The server's process id (0: it does not run)."""
         return self._process.pid if self._process else 0
 
+    @property
+    def ended(self) -> bool:
+        """Say whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> Self:
         """Start the server and wait for it; raise UnavailableError."""
         self.folder.mkdir(parents=True, exist_ok=True)

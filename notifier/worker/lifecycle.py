@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 import uvloop
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 
 from notifier import observability
 from notifier.db import plain_url
@@ -114,6 +114,33 @@ def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
     _process.asked_to_stop = True
 
 
+class StopsOnce(bootsteps.StartStopStep):
+    """The first SIGTERM is passed on to Celery, further ones change nothing.
+
+    Celery's handler takes a lock that is not re-entrant, so that a second SIGTERM in the midst of the first hangs it for ever. The death
+    of a parent brings as many as the parent had threads.
+    """
+
+    def start(self, parent: object) -> None:  # noqa: ARG002 - Celery's form
+        """Go in between; Celery has set its own handler by now."""
+        first = signal.getsignal(signal.SIGTERM)
+        asked = False
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            if not asked and callable(first):
+                asked = True
+                first(number, frame)
+
+        signal.signal(signal.SIGTERM, ask)
+
+    def stop(self, parent: object) -> None:
+        """Stay in between: the stop is under way."""
+
+    def terminate(self, parent: object) -> None:
+        """Stay in between here, too."""
+
+
 def connect(celery: Celery, settings: Settings) -> None:
     """Hook the life of worker processes to Celery's signals. In a pool of threads only those of the one process come."""
     _process.app = celery
@@ -148,6 +175,7 @@ def connect(celery: Celery, settings: Settings) -> None:
     def logging(**_: Any) -> None:
         observability.configure_logging(settings, "worker")
 
+    celery.steps["worker"].add(StopsOnce)
     signals.worker_process_init.connect(child_started, weak=False)
     signals.worker_process_shutdown.connect(child_ends, weak=False)
     signals.worker_shutting_down.connect(parent_stops, weak=False)

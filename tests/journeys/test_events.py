@@ -97,13 +97,13 @@ class Portal:
             time.sleep(0.1)
 
 
-def together(town: World, work: Callable[[int], object], parts: int, strike: Callable[[], object]) -> None:
+def together(town: World, work: Callable[[int], object], parts: int, strike: Callable[[], object], *, seconds: float = 90) -> None:
     """Let `parts` threads work, strike after a moment, and keep the system tended until all are done."""
     with ThreadPoolExecutor(parts) as pool:
         futures = [pool.submit(work, part) for part in range(parts)]
         began, struck = time.monotonic(), False
         while not all(each.done() for each in futures):
-            assert time.monotonic() < began + 90
+            assert time.monotonic() < began + seconds
             if not struck and time.monotonic() > began + 0.4:
                 # From this thread: a server ends with the thread that started it.
                 strike()
@@ -229,7 +229,7 @@ def test_a_day_is_replayed_in_order(town: World, token: str) -> None:
                 outcomes[found["outcome"]] = outcomes.get(found["outcome"], 0) + 1
 
     began = time.monotonic()
-    together(town, work, 8, lambda: None)
+    together(town, work, 8, lambda: None, seconds=60 + events / 20)
     for each in portals:
         each.close()
     print(f"{len(steps)} events in {time.monotonic() - began:.0f} s: {outcomes}")
