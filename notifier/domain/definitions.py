@@ -19,7 +19,7 @@ DEFAULT_EXPIRY = timedelta(days=5)
 _KEYS = {
     "title", "topic", "template", "list", "not_after", "pace_per_minute", "in_doubt", "sender", "window", "data",
 }  # fmt: skip
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+CAMPAIGN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SENDER_KEYS = {each.name for each in fields(Sender)} - {"public_url"}
 
 
@@ -62,7 +62,7 @@ def load_definition(path: Path, *, name: str | None = None) -> Definition:
 
 def read_definition(values: Mapping[str, Any], *, name: str, shown: str, text: str, folder: Path) -> Definition:
     """Check the keys of a campaign, called `shown` in errors; raise CampaignError. `text` is kept with it, a list lies in `folder`."""
-    if not _NAME.fullmatch(name):
+    if not CAMPAIGN_NAME.fullmatch(name):
         raise CampaignError(f"{name} cannot be the name of a campaign.", fix="Use small letters, digits, dots and hyphens.")
     if unknown := sorted(set(values) - _KEYS):
         raise CampaignError(f"{shown}: {unknown[0]} is not known.", fix=f"Known are: {', '.join(sorted(_KEYS))}.")

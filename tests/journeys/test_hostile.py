@@ -117,7 +117,7 @@ def bodies() -> Iterator[Hostile]:
 
 def addresses() -> Iterator[Hostile]:
     """Paths, queries, methods and headers."""
-    for value in (*SQL, str(uuid4()), "0", "../../etc/passwd", "%2e%2e%2f", "x" * 3_000, "%00", "{{7*7}}"):
+    for value in (*SQL, str(uuid4()), "0", "../../etc/passwd", "%2e%2e%2f", "x" * 3_000, "%00", "a%0Ab", "%0A", "a%0D%0Ab%2F", "{{7*7}}"):
         quoted = value.replace(" ", "%20").replace("{", "%7B").replace("}", "%7D").replace("\\", "%5C").replace("'", "%27")
         for at, method in ((f"{MESSAGES}/{quoted}", "GET"), (f"{MESSAGES}/{quoted}/cancel", "POST"), (f"{CAMPAIGNS}/{quoted}", "GET"),
                            (f"{CAMPAIGNS}/{quoted}/launch", "POST")):  # fmt: skip

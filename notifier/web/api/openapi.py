@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from notifier import __version__
+from notifier.domain.definitions import CAMPAIGN_NAME
 from notifier.domain.keys import SCOPES
 from notifier.web.api.operations import Operation
 from notifier.web.api.problems import MEDIA_TYPE, TITLES
@@ -92,14 +93,18 @@ def document(listed: Sequence[Operation], public_url: str) -> dict[str, Any]:
     }
 
 
+_IN_PATHS = {
+    "id": {"type": "string", "format": "uuid"},
+    "name": {"type": "string", "pattern": f"^{CAMPAIGN_NAME.pattern}$"},
+}
+
+
 def _operation(each: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {"operationId": each.name, "summary": each.summary, "responses": _responses(each)}
     if each.scope is not None:
         found["description"] = f"Needs the scope `{each.scope}`."
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 100}}
-        for name in ("id", "name")
-        if f"{{{name}}}" in each.path
+        {"name": name, "in": "path", "required": True, "schema": schema} for name, schema in _IN_PATHS.items() if f"{{{name}}}" in each.path
     ]
     parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in each.query.items()]
     if each.idempotent:
