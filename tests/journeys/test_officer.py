@@ -116,7 +116,7 @@ def test_a_mistake_is_one_clear_sentence(notifier: Notifier, arguments: list[str
 
 
 def test_doctor_says_what_is_well_and_what_is_not(notifier: Notifier, world: World) -> None:
-    assert notifier("doctor").stdout.count(" ok") == 9
+    assert notifier("doctor").stdout.count(" ok") == 10
     environment = {**os.environ, **world.instance.settings.to_env(), "NOTIFIER_SMTP_URL": "smtp://127.0.0.1:9"}
     sick = subprocess.run([sys.executable, "-m", "notifier", "doctor"], env=environment, capture_output=True, text=True, check=False)
     assert sick.returncode == 3
