@@ -31,8 +31,8 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=_NAMING)
 
 
-def make_engine(url: str, *, pool_size: int = 5, application: str = "notifier") -> Engine:
-    """Open a pool of at most `pool_size` + 5 connections to the PostgreSQL at `url`; raise SettingsError for another dialect."""
+def make_engine(url: str, *, pool_size: int = 16, application: str = "notifier") -> Engine:
+    """Open a pool of at most `pool_size` + 4 connections to the PostgreSQL at `url`; raise SettingsError for another dialect."""
     try:
         parsed = make_url(url)
     except Exception as error:
@@ -42,7 +42,8 @@ def make_engine(url: str, *, pool_size: int = 5, application: str = "notifier") 
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
-        max_overflow=5,
+        # Those beyond the pool are closed after use, and making one anew costs more than most requests do.
+        max_overflow=4,
         # A connection that a restarted server dropped is replaced before a statement is lost on it.
         pool_pre_ping=True,
         connect_args={"application_name": application, "connect_timeout": 5, "options": "-c timezone=UTC"},
