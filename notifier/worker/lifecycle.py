@@ -7,6 +7,7 @@ wire is finished and recorded, the rest of the batch is given back, and nothing 
 from __future__ import annotations
 
 import asyncio
+import gc
 import mmap
 import os
 import signal
@@ -146,6 +147,8 @@ def connect(celery: Celery, settings: Settings) -> None:
     _process.app = celery
 
     def child_started(**_: Any) -> None:
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         # A parent that is killed cannot stop its children: they hear of its death and stop politely.
         dies_with_parent(signal.SIGTERM, parent=os.getppid())()
         _process.services = Services(settings, app=celery)
