@@ -17,9 +17,11 @@ from notifier.domain.definitions import load_sender
 from notifier.domain.links import LinkSigner
 from notifier.domain.sources import Source, load_sources
 from notifier.domain.topics import Topic, load_topics
+from notifier.errors import SettingsError
 from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template, load_all
+from notifier.rendering.dkim import DkimSigner, read_key
 from notifier.settings import Settings, SmtpServer
 
 Clock = Callable[[], datetime]
@@ -75,6 +77,21 @@ class Services:
     def signer(self) -> LinkSigner:
         """Makes and checks the tokens of links."""
         return LinkSigner(self.settings.require_secret())
+
+    @cached_property
+    def dkim(self) -> DkimSigner | None:
+        """Signs mail; None when NOTIFIER_DKIM_KEY_FILE is not set, for many mail servers sign by themselves."""
+        file = self.settings.dkim_key_file
+        if file is None:
+            return None
+        if self.settings.dkim_selector is None:
+            raise SettingsError("NOTIFIER_DKIM_SELECTOR is not set.", fix="Name the DNS record of the key in NOTIFIER_DKIM_KEY_FILE.")
+        try:
+            pem = file.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"NOTIFIER_DKIM_KEY_FILE cannot be read: {error.strerror}.", fix="Correct or unset it.") from None
+        domain = self.settings.dkim_domain or self.settings.mail_domain
+        return DkimSigner(read_key(pem, "NOTIFIER_DKIM_KEY_FILE"), domain=domain, selector=self.settings.dkim_selector)
 
     @cached_property
     def routes(self) -> Routes:

@@ -80,6 +80,9 @@ class Settings:
     routes_file: Path | None = None
     mail_domain: str = "notices.example.test"
     hostname: str = "notifier.example.test"
+    dkim_key_file: Path | None = None
+    dkim_selector: str | None = None
+    dkim_domain: str | None = None
     lease_seconds: float = 30.0
     sweep_seconds: float = 2.0
     smtp_timeout_seconds: float = 60.0
@@ -136,7 +139,7 @@ class Settings:
         log_format = text("LOG_FORMAT", "auto") or "auto"
         if log_format not in {"auto", "console", "json"}:
             raise SettingsError("NOTIFIER_LOG_FORMAT is not one of auto, console, json.", fix="Correct or unset it.")
-        routes = text("ROUTES_FILE", None)
+        routes, dkim = text("ROUTES_FILE", None), text("DKIM_KEY_FILE", None)
         return cls(
             var=var,
             templates=Path(text("TEMPLATES", None) or root / "templates").absolute(),
@@ -151,6 +154,9 @@ class Settings:
             routes_file=Path(routes).absolute() if routes else None,
             mail_domain=text("MAIL_DOMAIN", cls.mail_domain) or cls.mail_domain,
             hostname=text("HOSTNAME", cls.hostname) or cls.hostname,
+            dkim_key_file=Path(dkim).absolute() if dkim else None,
+            dkim_selector=text("DKIM_SELECTOR", None),
+            dkim_domain=text("DKIM_DOMAIN", None),
             lease_seconds=number("LEASE_SECONDS", cls.lease_seconds),
             sweep_seconds=number("SWEEP_SECONDS", cls.sweep_seconds),
             smtp_timeout_seconds=number("SMTP_TIMEOUT_SECONDS", cls.smtp_timeout_seconds),

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from notifier.cli import api_key, bench, bench_events, campaign, demo, dossier, returned, serve, up, webhook
+from notifier.cli import api_key, bench, bench_events, campaign, demo, dkim, dossier, returned, serve, up, webhook
 from notifier.errors import NotifierError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ bench.app.command("events")(bench_events.events)
 app.add_typer(api_key.app, name="api-key")
 app.add_typer(dossier.app, name="dossier")
 app.add_typer(webhook.app, name="webhook")
+app.add_typer(dkim.app, name="dkim")
 for command in (up.up, demo.demo, serve.web, serve.worker, serve.beat, serve.catcher, serve.migrate, serve.doctor, returned.returned):
     app.command()(command)
 

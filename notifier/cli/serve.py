@@ -26,6 +26,7 @@ from notifier.settings import Settings
 
 console = Console(highlight=False)
 _UNWELL = 3
+_DKIM_OFF = "off: mail is signed only where the mail server does it; to sign here: notifier dkim create SELECTOR"
 
 
 def web(
@@ -136,6 +137,14 @@ def _check_smtp(settings: Settings) -> None:
         ) from None
 
 
+def _check_dkim(services: Services) -> None:
+    if services.dkim is not None and not services.dkim.covers(services.sender.address):
+        raise SettingsError(
+            f"Mail is signed for {services.dkim.domain}, which {services.sender.address} does not belong to.",
+            fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml.",
+        )
+
+
 def doctor() -> None:
     """Check everything this service needs; say in a line each what is wrong and what to do. Exit code 3 when anything is."""
     settings = Settings.from_env()
@@ -151,6 +160,7 @@ def doctor() -> None:
         "topics": lambda: services.topics,
         "sources": lambda: services.sources,
         "sender": lambda: services.sender,
+        "dkim": lambda: _check_dkim(services),
     }
     well = True
     for name, check in checks.items():
@@ -160,7 +170,8 @@ def doctor() -> None:
             well = False
             console.print(f"{name:<10} {error}", markup=False, soft_wrap=True)
         else:
-            console.print(f"{name:<10} ok")
+            off = name == "dkim" and services.dkim is None
+            console.print(f"{name:<10} {_DKIM_OFF if off else 'ok'}", soft_wrap=True)
     services.close()
     if not well:
         raise typer.Exit(_UNWELL)

@@ -15,6 +15,7 @@ from notifier.domain.links import LinkSigner
 from notifier.errors import RenderError
 from notifier.rendering import catalogue
 from notifier.rendering.blueprint import Blueprint, Letter, Sender, compile_blueprint
+from notifier.rendering.dkim import DkimSigner
 
 NOTICE_LIFETIME = 3 * 86_400.0
 # The address goes into an SMTP command: nothing that ends the command or the path may be in it (RFC 5321 section 4.1.2).
@@ -40,6 +41,7 @@ class Job:
     data: dict[str, Any]
     mail_domain: str
     signer: LinkSigner
+    dkim: DkimSigner | None = None
     _date: tuple[int, datetime] = (0, datetime.fromtimestamp(0, UTC))
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
@@ -105,6 +107,8 @@ class Job:
         if _SAFE_ADDRESS.fullmatch(row.email) is None:
             raise RenderError("The address cannot be written in an SMTP command.")
         content = self.blueprint(row.language).fill(self.letter(row, now))
+        if self.dkim is not None:
+            content = self.dkim.sign(content, now)
         bounce = self.signer.bounce_tag(row.id)
         envelope = f"MAIL FROM:<b+{bounce}@{self.mail_domain}>\r\nRCPT TO:<{row.email}>\r\n"
         return envelope.encode("ascii"), content
@@ -113,10 +117,11 @@ class Job:
 class Jobs:
     """The jobs that this process worked on lately, the newest few."""
 
-    def __init__(self, mail_domain: str, signer: LinkSigner, *, keep: int = 8) -> None:
-        """Keep up to `keep` jobs."""
+    def __init__(self, mail_domain: str, signer: LinkSigner, dkim: DkimSigner | None, *, keep: int = 8) -> None:
+        """Keep up to `keep` jobs. Without `dkim` mail is not signed."""
         self._mail_domain = mail_domain
         self._signer = signer
+        self._dkim = dkim
         self._keep = keep
         self._jobs: OrderedDict[int, Job] = OrderedDict()
 
@@ -125,7 +130,7 @@ class Jobs:
         job = self._jobs.get(campaign_id)
         if job is None:
             fields, days = await ledger.campaign(campaign_id)
-            job = make_job(campaign_id, fields, Calendar(days), self._mail_domain, self._signer)
+            job = make_job(campaign_id, fields, Calendar(days), self._mail_domain, self._signer, self._dkim)
             self._jobs[campaign_id] = job
             if len(self._jobs) > self._keep:
                 self._jobs.popitem(last=False)
@@ -139,6 +144,7 @@ def make_job(
     calendar: Calendar,
     mail_domain: str,
     signer: LinkSigner,
+    dkim: DkimSigner | None,
 ) -> Job:
     """Build a job from a campaign's columns and its frozen template (`content`)."""
     not_after = fields["not_after"]
@@ -159,4 +165,5 @@ def make_job(
         data=fields["data"],
         mail_domain=mail_domain,
         signer=signer,
+        dkim=dkim,
     )

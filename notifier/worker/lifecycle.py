@@ -98,7 +98,7 @@ def make_sender(parts: Services) -> Sender:
     asyncio.set_event_loop(loop)
     return Sender(
         ledger=Ledger(plain_url(settings.require_database()), lease_seconds=settings.lease_seconds),
-        jobs=Jobs(settings.mail_domain, parts.signer),
+        jobs=Jobs(settings.mail_domain, parts.signer, parts.dkim),
         routes=parts.routes,
         throttle=Throttle(settings.require_broker()),
         hostname=settings.hostname,
