@@ -31,8 +31,11 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=_NAMING)
 
 
-def make_engine(url: str, *, pool_size: int = 16, application: str = "notifier") -> Engine:
-    """Open a pool of at most `pool_size` + 4 connections to the PostgreSQL at `url`; raise SettingsError for another dialect."""
+POOL, OVERFLOW = 16, 4
+
+
+def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier") -> Engine:
+    """Open a pool of at most `pool_size` + `OVERFLOW` connections to the PostgreSQL at `url`; raise SettingsError for another dialect."""
     try:
         parsed = make_url(url)
     except Exception as error:
@@ -43,7 +46,7 @@ def make_engine(url: str, *, pool_size: int = 16, application: str = "notifier")
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         # Those beyond the pool are closed after use, and making one anew costs more than most requests do.
-        max_overflow=4,
+        max_overflow=OVERFLOW,
         # A connection that a restarted server dropped is replaced before a statement is lost on it.
         pool_pre_ping=True,
         connect_args={"application_name": application, "connect_timeout": 5, "options": "-c timezone=UTC"},

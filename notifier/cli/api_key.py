@@ -22,6 +22,9 @@ console = Console(highlight=False)
 def create(
     name: Annotated[str, typer.Option("--name", help="The system that will use it.")],
     scope: Annotated[list[str], typer.Option("--scope", help=f"What it may do, repeatable: {', '.join(keys.SCOPES)}.")],
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Report events of this source alone, repeatable. Without it: of any.")
+    ] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Deliver to the catcher only.")] = False,
     expires: Annotated[
         datetime | None, typer.Option("--expires", help="Until then (Hanoi time).", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"])
@@ -33,9 +36,14 @@ def create(
         raise KeyRequestError(
             "There is no catcher for sandbox keys.", fix="Set NOTIFIER_SANDBOX_SMTP_URL, for example to that of: notifier catcher"
         )
+    unknown = [each for each in source or () if each not in services.sources]
+    if unknown:
+        raise KeyRequestError(f"There is no source {unknown[0]}.", fix=f"Known are: {', '.join(services.sources)}.")
     until = expires.replace(tzinfo=HANOI) if expires else None
     with services.engine.begin() as connection:
-        token = keys.create(connection, name=name, scopes=scope, sandbox=sandbox, now=services.clock(), expires_at=until)
+        token = keys.create(
+            connection, name=name, scopes=scope, sandbox=sandbox, now=services.clock(), expires_at=until, sources=source or ()
+        )
     services.close()
     # Alone on standard output, so that a script can take it.
     typer.echo(token)
@@ -48,12 +56,20 @@ def list_keys() -> None:
     services = Services()
     with services.engine.connect() as connection:
         found = keys.every(connection)
-    table = Table("Name", "Scopes", "Sandbox", "State", "Last used", "Webhook")
+    table = Table("Name", "Scopes", "Sources", "Sandbox", "State", "Last used", "Webhook")
     now = services.clock()
     for key in found:
         state = "revoked" if key.revoked_at else "valid" if key.valid_at(now) else "expired"
         used = key.last_used_at.astimezone(HANOI).strftime("%d/%m/%Y %H:%M") if key.last_used_at else "never"
-        table.add_row(key.name, ", ".join(sorted(key.scopes)), "yes" if key.sandbox else "", state, used, key.webhook_url or "")
+        table.add_row(
+            key.name,
+            ", ".join(sorted(key.scopes)),
+            ", ".join(sorted(key.sources or ())) or "any",
+            "yes" if key.sandbox else "",
+            state,
+            used,
+            key.webhook_url or "",
+        )
     console.print(table)
     services.close()
 

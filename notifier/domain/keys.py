@@ -31,7 +31,7 @@ class KeyRequestError(NotifierError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A system that may call. `sandbox` keys deliver to the catcher only."""
+    """A system that may call. `sandbox` keys deliver to the catcher only; `sources` are those it may report for, None: all of them."""
 
     id: int
     name: str
@@ -42,13 +42,18 @@ class Key:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    sources: frozenset[str] | None
+
+    def may_report_for(self, source: str) -> bool:
+        """Say whether it may report events of a source."""
+        return self.sources is None or source in self.sources
 
     def valid_at(self, now: datetime) -> bool:
         """Say whether it may be used."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-_COLUMNS = "id, name, scopes, sandbox, webhook_url, created_at, expires_at, revoked_at, last_used_at"
+_COLUMNS = "id, name, scopes, sandbox, webhook_url, created_at, expires_at, revoked_at, last_used_at, sources"
 
 
 def _digest(token: str) -> bytes:
@@ -56,9 +61,19 @@ def _digest(token: str) -> bytes:
 
 
 def create(
-    connection: Connection, *, name: str, scopes: Sequence[str], sandbox: bool, now: datetime, expires_at: datetime | None = None
+    connection: Connection,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    sandbox: bool,
+    now: datetime,
+    expires_at: datetime | None = None,
+    sources: Sequence[str] = (),
 ) -> str:
-    """Make a key and return it; it is shown this once and cannot be had again. Raise KeyRequestError."""
+    """Make a key and return it; it is shown this once and cannot be had again. Raise KeyRequestError.
+
+    With `sources` it may report events of these alone.
+    """
     if not name.strip() or len(name) > 100:  # noqa: PLR2004 - what fits in a list
         raise KeyRequestError("The name is empty or longer than 100 characters.", fix="Name the system that will use the key.")
     unknown = [scope for scope in scopes if scope not in SCOPES]
@@ -71,8 +86,8 @@ def create(
         raise KeyRequestError("The key would be expired already.", fix="Give a later end.")
     token = (_SANDBOX if sandbox else _LIVE) + secrets.token_urlsafe(32)
     row = connection.execute(
-        text("""INSERT INTO api_key (name, digest, scopes, sandbox, created_at, expires_at)
-                VALUES (:name, :digest, :scopes, :sandbox, :now, :expires_at) ON CONFLICT (name) DO NOTHING RETURNING id"""),
+        text("""INSERT INTO api_key (name, digest, scopes, sandbox, created_at, expires_at, sources)
+                VALUES (:name, :digest, :scopes, :sandbox, :now, :expires_at, cast(:sources AS text[])) ON CONFLICT (name) DO NOTHING RETURNING id"""),
         {
             "name": name.strip(),
             "digest": _digest(token),
@@ -80,6 +95,7 @@ def create(
             "sandbox": sandbox,
             "now": now,
             "expires_at": expires_at,
+            "sources": sorted(set(sources)) or None,
         },
     )
     if row.first() is None:
@@ -102,6 +118,7 @@ def used(connection: Connection, key: Key, now: datetime) -> None:
 def _key(row: Sequence[object]) -> Key:
     values = list(row)
     values[2] = frozenset(values[2])  # type: ignore[call-overload]
+    values[-1] = None if values[-1] is None else frozenset(values[-1])  # type: ignore[call-overload]
     return Key(*values)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,9 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import text
+from typer.testing import CliRunner, Result
 
+from notifier import cli
 from notifier.domain import keys
 from notifier.domain.keys import SCOPES, KeyRequestError
 from notifier.errors import NotFoundError
@@ -108,6 +110,31 @@ def test_a_key_does_what_its_scopes_say(services: Services, client: TestClient, 
         else:
             assert needed in problem(answer, 403, "forbidden")["detail"]
     assert client.get(ANY, headers=header).status_code == 200
+
+
+def test_a_key_reports_for_its_own_sources_alone(services: Services, client: TestClient) -> None:
+    bound, free = bearer(make(services, "bound", sources=["tax-office"])), bearer(make(services, "free"))
+    problem(client.post("/api/v1/dossier-events", headers=bound, json=EVENT), 403, "forbidden")
+    batch = client.post("/api/v1/dossier-events/batch", headers=bound, json={"events": [EVENT, {**EVENT, "code": "x"}]}).json()
+    assert [each["status"] for each in batch["results"]] == [403, 422]
+    with services.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM dossier_event")).scalar_one() == 0
+        assert keys.named(connection, "bound").sources == frozenset({"tax-office"})
+        assert keys.named(connection, "free").sources is None
+    assert client.post("/api/v1/dossier-events", headers=free, json=EVENT).status_code == 202
+    own = bearer(make(services, "own", sources=["portal", "tax-office"]))
+    assert client.post("/api/v1/dossier-events", headers=own, json=EVENT).status_code == 202
+
+
+def test_an_operator_binds_a_key_to_known_sources_only(services: Services) -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.app, ["api-key", *arguments], env=services.settings.to_env())
+
+    wrong = run("create", "--name", "a", "--scope", "events:write", "--source", "nowhere").exception
+    assert isinstance(wrong, KeyRequestError)
+    assert str(wrong) == "There is no source nowhere. Known are: portal."
+    assert run("create", "--name", "a", "--scope", "events:write", "--source", "portal").exit_code == 0
+    assert "portal" in run("list").stdout
 
 
 def test_a_revoked_key_is_refused_at_the_very_next_request(services: Services, client: TestClient) -> None:

@@ -23,6 +23,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Client
 from sqlalchemy import text
 
+from notifier.db import OVERFLOW, POOL
 from notifier.domain import suppression
 from notifier.embedded.mailbox import Mailbox, MailboxWriter
 from notifier.embedded.postgres import Postgres
@@ -207,7 +208,7 @@ def health(client: TestClient) -> dict[str, str]:
 def test_health_needs_neither_the_pool_nor_its_threads(client: TestClient, services: Services, address: int) -> None:
     path = f"/u/{services.signer.token(address, 'tax-policy')}"
     with ExitStack() as stack, ThreadPoolExecutor(60) as crowd:
-        taken = [stack.enter_context(services.engine.connect()) for _ in range(10)]
+        taken = [stack.enter_context(services.engine.connect()) for _ in range(POOL + OVERFLOW)]
         waiting = [crowd.submit(client.get, path) for _ in range(60)]
         time.sleep(1)
         assert not any(each.done() for each in waiting)

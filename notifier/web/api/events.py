@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from notifier.domain.calendar import HANOI
+from notifier.domain.keys import Key
 from notifier.flows import dossier
 from notifier.flows.dossier import Call, Event, Told
 from notifier.flows.grouping import GroupWriter
@@ -48,7 +49,7 @@ class Events:
         """Record one event."""
         key = self._gate.enter(request, SCOPE)
         token = idempotency_key(request)
-        event = self._event(DossierEvent, raw)
+        event = self._event(key, raw)
         return self._submit(Call(key.id, key.sandbox, [event], _answer_one, token, _hash(request, raw), request_id(request)))
 
     def batch(self, request: Request, raw: bytes) -> dossier.Answer:
@@ -64,7 +65,7 @@ class Events:
         events: list[Event] = []
         for number, value in enumerate(listed):
             try:
-                events.append(self._event(DossierEvent, orjson.dumps(value), inside=("events", number)))
+                events.append(self._event(key, orjson.dumps(value), inside=("events", number)))
                 results.append(None)
             except (ProblemError, TypeError) as error:
                 # orjson cannot write a lone surrogate, which is no text either.
@@ -87,11 +88,13 @@ class Events:
             raise ProblemError(status, body["code"], body["detail"])
         return status, body
 
-    def _event(self, model: type[DossierEvent], raw: bytes, *, inside: Sequence[str | int] = ()) -> Event:
+    def _event(self, key: Key, raw: bytes, *, inside: Sequence[str | int] = ()) -> Event:
         try:
-            found = model.model_validate_json(raw)
+            found = DossierEvent.model_validate_json(raw)
         except ValidationError as error:
             raise of_validation(error, inside=inside) from None
+        if not key.may_report_for(found.source):
+            raise ProblemError(403, "forbidden", "The key may not report for this source. Ask the operator for one that may.")
         prefix = "".join(f"/{part}" for part in inside)
         source = self._services.sources.get(found.source)
         if source is None:

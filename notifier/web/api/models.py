@@ -96,10 +96,10 @@ class Model(BaseModel):
 class Applicant(Model):
     """Who filed the dossier. Without an address the event is recorded, and listed for officers."""
 
-    name: Name
-    email: Email | None = None
-    tax_code: TaxCode | None = None
-    language: Language = "vi"
+    name: Annotated[Name, Field(description="Who is addressed: a firm or a person.")]
+    email: Annotated[Email | None, Field(description="Where to write to.")] = None
+    tax_code: Annotated[TaxCode | None, Field(description="10, 12 or 13 digits.")] = None
+    language: Annotated[Language, Field(description="Of the mail; vi unless it is given.")] = "vi"
 
 
 class DossierEvent(Model):
@@ -111,36 +111,42 @@ class DossierEvent(Model):
     occurred_at: Annotated[AwareDatetime, Field(description="When it changed, with an offset.")]
     procedure: Annotated[str, Field(max_length=300, description="The administrative procedure's name."), AfterValidator(line)]
     applicant: Applicant
-    promised_at: AwareDatetime | None = None
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(prose)] | None = None
-    amount: Money | None = None
-    due_on: date | None = None
-    papers: Annotated[list[Annotated[str, Field(max_length=300), AfterValidator(line)]], Field(max_length=MAX_PAPERS)] = []
-    result_place: Annotated[str, Field(max_length=300), AfterValidator(line)] | None = None
-    office: Annotated[str, Field(max_length=200), AfterValidator(line)] | None = None
+    promised_at: Annotated[AwareDatetime | None, Field(description="When the applicant was promised the result.")] = None
+    reason: Annotated[
+        Annotated[str, Field(max_length=1000), AfterValidator(prose)] | None, Field(description="Why, as the applicant shall read it.")
+    ] = None
+    amount: Annotated[Money | None, Field(description="What is to be paid, in whole đồng.")] = None
+    due_on: Annotated[date | None, Field(description="Until when to pay, or to add papers.")] = None
+    papers: Annotated[
+        list[Annotated[str, Field(max_length=300), AfterValidator(line)]], Field(max_length=MAX_PAPERS, description="What is missing.")
+    ] = []
+    result_place: Annotated[
+        Annotated[str, Field(max_length=300), AfterValidator(line)] | None, Field(description="Where to get the result.")
+    ] = None
+    office: Annotated[Annotated[str, Field(max_length=200), AfterValidator(line)] | None, Field(description="The office in charge.")] = None
 
 
 class EventBatch(Model):
     """Up to 1,000 events, each answered by itself."""
 
-    events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]
+    events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, description="Events as above.")]
 
 
 class Recipient(Model):
     """Who gets a message."""
 
-    name: Name
-    email: Email
-    tax_code: TaxCode | None = None
+    name: Annotated[Name, Field(description="Who is addressed: a firm or a person.")]
+    email: Annotated[Email, Field(description="Where to write to.")]
+    tax_code: Annotated[TaxCode | None, Field(description="10, 12 or 13 digits.")] = None
 
 
 class MessageRequest(Model):
     """A mail made of a template and values."""
 
-    template: Annotated[str, Field(max_length=100), AfterValidator(line)]
+    template: Annotated[str, Field(max_length=100, description="Its name, as GET /api/v1/templates lists it."), AfterValidator(line)]
     recipient: Recipient
-    language: Language = "vi"
-    data: dict[str, Any] = {}
+    language: Annotated[Language, Field(description="Of the mail; vi unless it is given.")] = "vi"
+    data: Annotated[dict[str, Any], Field(description="The template's fields, as GET /api/v1/templates lists them.")] = {}
     send_at: Annotated[AwareDatetime, Field(description="Not before; at most 366 days ahead.")] | None = None
     expires_at: Annotated[AwareDatetime, Field(description="Not after. Default: three days after it was asked for.")] | None = None
 
@@ -148,6 +154,6 @@ class MessageRequest(Model):
 class SuppressionRequest(Model):
     """An address that must not be written to."""
 
-    email: Email
+    email: Annotated[Email, Field(description="The address.")]
     topic: Annotated[str, Field(max_length=100, description="A topic's code, or * for every topic."), AfterValidator(line)]
     reason: Annotated[str, Field(max_length=200, description="Why, for the log."), AfterValidator(line)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from notifier import __version__
@@ -154,6 +155,8 @@ section { border-top: 1px solid var(--line); padding: .5rem 0 1rem; }
 code, pre { font: .875rem/1.5 monospace; } pre { background: var(--box); padding: .75rem; overflow: auto; white-space: pre-wrap; }
 .method { display: inline-block; min-width: 3.5rem; font-weight: bold; } .soft { color: var(--soft); }
 li, dt, dd { overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; }
+tr { border-bottom: 1px solid var(--line); } tbody th { font-weight: normal; }
 """
 
 
@@ -175,6 +178,8 @@ def page(listed: Sequence[Operation]) -> bytes:
         idempotent = " Takes an <code>Idempotency-Key</code>: a repeat gets the same answer." if each.idempotent else ""
         query = f" Parameters: {', '.join(f'<code>{name}</code>' for name in each.query)}." if each.query else ""
         parts.append(f'<p class="soft">{needs}{idempotent}{query}</p>')
+        if each.body is not None:
+            parts.append(_fields(each.body))
         if each.example:
             parts.append(f"<p>Send:</p>{_example(each.example)}")
         for status, example in each.answers.items():
@@ -185,6 +190,40 @@ def page(listed: Sequence[Operation]) -> bytes:
         parts.append(f'<dt id="{code}"><code>{code}</code></dt><dd>{escape(title)}.</dd>')
     parts.append("</dl></section></main></body></html>\n")
     return "".join(parts).encode()
+
+
+def _fields(model: type[BaseModel]) -> str:
+    """Return a table of what a body holds; a field inside another is written as a.b."""
+    schema = model.model_json_schema()
+    rows = []
+    for name, kind, required, words in _rows(schema, schema.get("$defs", {}), ""):
+        # Long names break on a phone where a person would break them.
+        shown = escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
+        needed = "" if required else '<br><span class="soft">optional</span>'
+        rows.append(f"<tr><th scope=row><code>{shown}</code>{needed}</th><td>{kind}</td><td>{escape(words)}</td></tr>")
+    return f"<table><thead><tr><th scope=col>Field<th scope=col>Type<th scope=col>Meaning</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _rows(schema: Mapping[str, Any], models: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, bool, str]]:
+    for name, given in schema.get("properties", {}).items():
+        if "$ref" in given:
+            yield from _rows(models[given["$ref"].rpartition("/")[2]], models, f"{prefix}{name}.")
+            continue
+        kinds = [each for each in given.get("anyOf", [given]) if each.get("type") != "null"]
+        shown = " or ".join(_kind(each) for each in kinds)
+        words = given.get("description") or next((each["description"] for each in kinds if "description" in each), "")
+        yield prefix + name, shown, name in schema.get("required", ()), words
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """Return a type in words, with its limits."""
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"up to {schema['maxItems']} × {_kind(schema['items'])}" if "maxItems" in schema else "list"
+    kind = {"date-time": "moment with an offset", "date": "date"}.get(schema.get("format", ""), schema.get("type", "any"))
+    kind = {"string": "text", "integer": "whole number"}.get(kind, kind)
+    return f"{kind}, at most {schema['maxLength']} characters" if "maxLength" in schema else kind
 
 
 def _example(value: Any) -> str:
