@@ -3,7 +3,7 @@
 Starts a whole system of its own (database, broker, catcher, workers, web) with an invented register, and sends RFC 8058 POSTs to it, each
 for another address, over kept-alive connections from this process: so the client shares the machine with all parts. First as fast as it
 goes, then paced while a campaign to everybody is being sent. At the end it counts in the database: every request that was answered with
-200 has its suppression and exactly one confirmation.
+200 has its suppression and a confirmation: one for each address, or for topics stopped at the same moment.
 """
 
 from __future__ import annotations
