@@ -7,7 +7,7 @@ RUN useradd --system --create-home --home-dir /var/lib/notifier notifier
 WORKDIR /srv/notifier
 
 COPY requirements.txt pyproject.toml README.md ./
-RUN pip install --require-hashes -r requirements.txt
+RUN pip install --use-pep517 --require-hashes -r requirements.txt
 COPY notifier notifier
 COPY templates templates
 COPY campaigns campaigns
