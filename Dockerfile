@@ -11,6 +11,7 @@ RUN pip install --use-pep517 --require-hashes -r requirements.txt
 COPY notifier notifier
 COPY templates templates
 COPY campaigns campaigns
+COPY sources sources
 RUN pip install --no-deps --no-build-isolation .
 
 USER notifier

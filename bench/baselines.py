@@ -121,7 +121,7 @@ async def run(kind: str, campaign_id: int, connections: int, seconds: float) -> 
     services = Services(Settings.from_env())
     settings = services.settings
     ledger = Ledger(plain_url(settings.require_database()), lease_seconds=1)
-    job = await Jobs(settings.mail_domain, services.signer, None).get(ledger, campaign_id)
+    job = await Jobs(settings.mail_domain, services.signer).get(ledger, campaign_id)
     await ledger.close()
     with psycopg.connect(plain_url(settings.require_database())) as database:
         rows = [Row(*row) for row in database.execute(_ROWS, (campaign_id, SAMPLE))]

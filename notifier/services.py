@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Self
 
 from celery import Celery
 from sqlalchemy import Engine
@@ -108,6 +109,14 @@ class Services:
         """Open a transaction: committed at the end, rolled back when the block raises."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
 
     def close(self) -> None:
         """Give the database connections back."""

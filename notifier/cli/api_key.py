@@ -31,20 +31,19 @@ def create(
     ] = None,
 ) -> None:
     """Make a key and show it, this once."""
-    services = Services()
-    if sandbox and not services.settings.sandbox_smtp_url:
-        raise KeyRequestError(
-            "There is no catcher for sandbox keys.", fix="Set NOTIFIER_SANDBOX_SMTP_URL, for example to that of: notifier catcher"
-        )
-    unknown = [each for each in source or () if each not in services.sources]
-    if unknown:
-        raise KeyRequestError(f"There is no source {unknown[0]}.", fix=f"Known are: {', '.join(services.sources)}.")
     until = expires.replace(tzinfo=HANOI) if expires else None
-    with services.engine.begin() as connection:
-        token = keys.create(
-            connection, name=name, scopes=scope, sandbox=sandbox, now=services.clock(), expires_at=until, sources=source or ()
-        )
-    services.close()
+    with Services() as services:
+        if sandbox and not services.settings.sandbox_smtp_url:
+            raise KeyRequestError(
+                "There is no catcher for sandbox keys.", fix="Set NOTIFIER_SANDBOX_SMTP_URL, for example to that of: notifier catcher"
+            )
+        unknown = [each for each in source or () if each not in services.sources]
+        if unknown:
+            raise KeyRequestError(f"There is no source {unknown[0]}.", fix=f"Known are: {', '.join(services.sources)}.")
+        with services.engine.begin() as connection:
+            token = keys.create(
+                connection, name=name, scopes=scope, sandbox=sandbox, now=services.clock(), expires_at=until, sources=source or ()
+            )
     # Alone on standard output, so that a script can take it.
     typer.echo(token)
     typer.echo("Keep it now: it is stored nowhere and cannot be shown again.", err=True)
@@ -53,8 +52,7 @@ def create(
 @app.command("list")
 def list_keys() -> None:
     """Show all keys and when each was used last."""
-    services = Services()
-    with services.engine.connect() as connection:
+    with Services() as services, services.engine.connect() as connection:
         found = keys.every(connection)
     table = Table("Name", "Scopes", "Sources", "Sandbox", "State", "Last used", "Webhook")
     now = services.clock()
@@ -71,14 +69,11 @@ def list_keys() -> None:
             key.webhook_url or "",
         )
     console.print(table)
-    services.close()
 
 
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
     """Let a key be of no use from this moment on."""
-    services = Services()
-    with services.engine.begin() as connection:
+    with Services() as services, services.engine.begin() as connection:
         new = keys.revoke(connection, name, services.clock())
-    services.close()
     console.print(f"{name} is revoked." if new else f"{name} was revoked before.")

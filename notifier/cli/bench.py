@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any, Protocol
+from typing import IO, Annotated, Any, Self
 
 import psutil
 import typer
@@ -29,7 +29,7 @@ from notifier.domain import campaigns
 from notifier.domain.definitions import load_definition
 from notifier.embedded.catcher import Catcher
 from notifier.embedded.instance import Instance
-from notifier.embedded.processes import LOOPBACK, kept_port, spawn, stop, wait_for_port
+from notifier.embedded.processes import LOOPBACK, Server, kept_port, spawn, wait_for_port
 from notifier.errors import UnavailableError
 from notifier.flows import campaign as story
 from notifier.flows.audience import load_list
@@ -54,25 +54,15 @@ class SinkKind(StrEnum):
     SMTP_SINK = "smtp-sink"
 
 
-class Sink(Protocol):
+class Sink(Server):
     """A server that takes mail and counts it."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
 
     def counts(self) -> tuple[int, int | None]:
         """Return how many messages it took, and how many different ones (None: it cannot tell)."""
-
-    def stop(self) -> None:
-        """Stop it."""
+        raise NotImplementedError
 
 
-class OurSink(Catcher):
+class OurSink(Catcher, Sink):
     """The mail catcher without a folder: it counts every Message-ID."""
 
     def counts(self) -> tuple[int, int | None]:
@@ -81,26 +71,27 @@ class OurSink(Catcher):
         return answer["received"], answer["distinct"]
 
 
-class SmtpSink:
+class SmtpSink(Sink):
     """Debian's smtp-sink, of the Postfix project. It counts messages, but does not look into them."""
 
     def __init__(self, folder: Path) -> None:
-        """Write its counter into `folder`; raise UnavailableError when it is not installed."""
+        """Write its counter into `folder`."""
+        super().__init__()
+        self._folder = folder
+        self._log = folder / "smtp-sink.log"
+
+    def start(self) -> Self:
+        """Start it; raise UnavailableError when it is not installed."""
         program = shutil.which("smtp-sink", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/lib/postfix/sbin")
         if program is None:
             raise UnavailableError("smtp-sink is not installed.", fix="Install Debian's package postfix, or use --sink ours.")
-        port = kept_port(folder / "smtp-sink.port")
-        self._log = folder / "smtp-sink.log"
+        port = kept_port(self._folder / "smtp-sink.port")
         unprivileged = ["-u", "nobody"] if os.geteuid() == 0 else []
         with self._log.open("wb") as out:
             self._process = spawn([program, *unprivileged, "-c", f"{LOOPBACK}:{port}", "1000"], output=out)
         self.url = f"smtp://{LOOPBACK}:{port}"
         wait_for_port(port, self._process, what="smtp-sink", log=self._log)
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
+        return self
 
     def counts(self) -> tuple[int, int | None]:
         """Return how many messages it took: the last counter it wrote."""
@@ -108,10 +99,6 @@ class SmtpSink:
             file.seek(max(0, self._log.stat().st_size - 4096))
             found = _COUNTER.findall(file.read().decode("ascii", "replace"))
         return (int(found[-1]) if found else 0), None
-
-    def stop(self) -> None:
-        """Stop it."""
-        stop(self._process)
 
 
 def cpu_seconds(roots: list[int]) -> float:
@@ -299,7 +286,7 @@ def bench(
         folder = Path(name)
         # PostgreSQL may run as another user, who must be able to come in.
         folder.chmod(0o711)
-        server: OurSink | SmtpSink = OurSink().start() if sink is SinkKind.OURS else SmtpSink(folder)
+        server: Sink = (OurSink() if sink is SinkKind.OURS else SmtpSink(folder)).start()
         try:
             with running(folder / "var", server, workers) as instance:
                 services = Services(instance.settings)

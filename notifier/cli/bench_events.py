@@ -9,8 +9,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from sqlalchemy import text
 
 from notifier.cli.bench import OurSink, running, write_list
 from notifier.domain import keys
-from notifier.domain.definitions import load_definition
+from notifier.domain.definitions import Definition, load_definition
 from notifier.embedded.processes import LOOPBACK, kept_port
 from notifier.errors import UnavailableError
 from notifier.flows import campaign as story
@@ -32,7 +33,7 @@ from notifier.services import Services
 
 CONNECTIONS = 16
 PER_SECOND = 50
-_CAMPAIGN = "bench-beside"
+_CAMPAIGN, _SECOND = "bench-beside", "bench-beside-rates"
 _BATCH = 500
 _BATCH_CONNECTIONS = 4
 _SETTLED = ("accepted", "refused", "skipped", "expired", "cancelled", "given_up")
@@ -199,6 +200,23 @@ def events(
         typer.echo(f"{label:<30} {value:,}")
 
 
+@contextmanager
+def campaign(services: Services, definition: Definition, audience: Path) -> Iterator[threading.Event]:
+    """Let a campaign run meanwhile, and wait for its end; the event says that it is over."""
+    story.launch(services, definition, audience=audience)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not story.status(services, definition.name).over:
+            time.sleep(0.5)
+        over.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield over
+    watcher.join(120)
+
+
 def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> dict[str, Any]:
     """Run all parts and return the figures."""
     mails = 60_000 if quick else 114_072
@@ -215,23 +233,24 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
     _err.print(f"{PER_SECOND} events a second …")
     alone = bench.latency(5 if quick else 20)
     _err.print(f"{PER_SECOND} events a second beside a campaign of {mails:,} …")
-    story.launch(services, definition, audience=path)
-    over = threading.Event()
-
-    def watch() -> None:
-        while not story.status(services, _CAMPAIGN).over:
-            time.sleep(0.5)
-        over.set()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    # Only while the campaign runs: a calm second behind it would flatter the figures.
-    beside = bench.latency(60, stop=over)
-    watcher.join(120)
+    with campaign(services, definition, path) as over:
+        # Only while the campaign runs: a calm second behind it would flatter the figures.
+        beside = bench.latency(60, stop=over)
     bench.settled(list(bench.told))
-    counts = story.status(services, _CAMPAIGN).counts.states
+    rates: dict[str, int] = {}
+    if not quick:
+        _err.print("Single events and batches beside another one …")
+        with campaign(services, replace(definition, name=_SECOND), path) as over:
+            rates = {
+                "with_campaign_single_events_per_second": round(bench.singles(5)),
+                "with_campaign_batch_events_per_second": round(bench.batches(10_000)),
+            }
+            if over.is_set():
+                raise UnavailableError("The campaign was over before the events were taken.", fix="Run it again, on an idle machine.")
+        bench.settled(list(bench.told))
+    sent = [story.status(services, name).counts.states.get("accepted", 0) for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])]
     received, distinct = sink.counts()
-    wanted = len(bench.told) + mails
+    wanted = len(bench.told) + mails * len(sent)
     return {
         "single_events_per_second": round(singles),
         "batch_events_per_second": round(batches),
@@ -239,8 +258,9 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
         "p99_ms": round(alone[1], 1),
         "with_campaign_p50_ms": round(beside[0], 1),
         "with_campaign_p99_ms": round(beside[1], 1),
+        **rates,
         "lost": wanted - (received if distinct is None else distinct),
         "duplicated": 0 if distinct is None else received - distinct,
         "events": len(bench.told),
-        "campaign_accepted": counts.get("accepted", 0),
+        "campaign_accepted": sum(sent),
     }

@@ -51,9 +51,8 @@ def create(
 @app.command()
 def record() -> None:
     """Print the DNS record of the key that mail is signed with now."""
-    services = Services()
-    signer = services.dkim
-    services.close()
+    with Services() as services:
+        signer = services.dkim
     if signer is None:
         raise SettingsError("Mail is not signed here.", fix="Make a key with: notifier dkim create SELECTOR")
     _show(signer)

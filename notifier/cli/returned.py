@@ -15,7 +15,6 @@ from notifier.services import Services
 def returned(recipient: Annotated[str, typer.Option("--recipient", help="The envelope recipient, as the mail server has it.")]) -> None:
     """Take in one mail that came back (bounce or complaint) from standard input. What is no proven report is ignored."""
     raw = sys.stdin.buffer.read(MOST_BYTES + 1)
-    services = Services()
-    report = story.take(services, raw, recipient)
-    services.close()
+    with Services() as services:
+        report = story.take(services, raw, recipient)
     typer.echo(f"{report.kind.value} {report.message_id or ''}".strip() if report else "ignored", err=True)

@@ -138,11 +138,8 @@ def _check_smtp(settings: Settings) -> None:
 
 
 def _check_dkim(services: Services) -> None:
-    if services.dkim is not None and not services.dkim.covers(services.sender.address):
-        raise SettingsError(
-            f"Mail is signed for {services.dkim.domain}, which {services.sender.address} does not belong to.",
-            fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml.",
-        )
+    if services.dkim is not None and (refusal := services.dkim.refusal(services.sender.address)):
+        raise SettingsError(refusal, fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml.")
 
 
 def doctor() -> None:

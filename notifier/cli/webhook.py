@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -26,15 +24,6 @@ _SHOWN = 20
 KeyName = Annotated[str, typer.Argument(metavar="KEY-NAME", help="The name of the system's key.", show_default=False)]
 
 
-@contextmanager
-def _services() -> Iterator[Services]:
-    made = Services()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def _moment(value: datetime) -> str:
     return value.astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S")
 
@@ -42,7 +31,7 @@ def _moment(value: datetime) -> str:
 @app.command("set")
 def set_url(name: KeyName, url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted, https://…")]) -> None:
     """Tell events of this key's messages to a URL from now on."""
-    with _services() as services:
+    with Services() as services:
         private = services.settings.webhooks_private
         checked = targets.read_url(url, private=private)
         try:
@@ -59,7 +48,7 @@ def set_url(name: KeyName, url: Annotated[str, typer.Argument(metavar="URL", hel
 @app.command()
 def secret(name: KeyName) -> None:
     """Show the secret by which the system checks that a call is ours. It changes only with NOTIFIER_SECRET_KEY."""
-    with _services() as services:
+    with Services() as services:
         service_secret = services.settings.require_secret()
         with services.engine.connect() as connection:
             key = keys.named(connection, name)
@@ -74,7 +63,7 @@ def list_webhooks(
 ) -> None:
     """Show how many events wait, are delivered and are set aside; with a key's name also which ones it did not take."""
     troubles: list[webhooks.Trouble] = []
-    with _services() as services, services.engine.connect() as connection:
+    with Services() as services, services.engine.connect() as connection:
         key = keys.named(connection, name) if name is not None else None
         found = webhooks.overview(connection, name)
         if key is not None:
@@ -120,7 +109,7 @@ def replay(
     if since is not None and set_aside:
         raise WebhookError("--since and --set-aside exclude each other.", fix="Give one of them.")
     moment = since.replace(tzinfo=HANOI) if since else None
-    with _services() as services:
+    with Services() as services:
         with services.engine.begin() as connection:
             key = keys.named(connection, name)
             if key.webhook_url is None:
@@ -134,7 +123,7 @@ def replay(
 @app.command()
 def remove(name: KeyName) -> None:
     """Tell this system nothing any more; what waits is set aside."""
-    with _services() as services, services.engine.begin() as connection:
+    with Services() as services, services.engine.begin() as connection:
         key = keys.named(connection, name)
         was_on = webhooks.switch_off(connection, key.id, now=services.clock())
     console.print(f"{name} is told nothing any more." if was_on else f"{name} had no webhook.")

@@ -117,7 +117,7 @@ class Job:
 class Jobs:
     """The jobs that this process worked on lately, the newest few."""
 
-    def __init__(self, mail_domain: str, signer: LinkSigner, dkim: DkimSigner | None, *, keep: int = 8) -> None:
+    def __init__(self, mail_domain: str, signer: LinkSigner, dkim: DkimSigner | None = None, *, keep: int = 8) -> None:
         """Keep up to `keep` jobs. Without `dkim` mail is not signed."""
         self._mail_domain = mail_domain
         self._signer = signer
@@ -144,9 +144,9 @@ def make_job(
     calendar: Calendar,
     mail_domain: str,
     signer: LinkSigner,
-    dkim: DkimSigner | None,
+    dkim: DkimSigner | None = None,
 ) -> Job:
-    """Build a job from a campaign's columns and its frozen template (`content`)."""
+    """Build a job from a campaign's columns and its frozen template (`content`). What is only shown or counted needs no `dkim`."""
     not_after = fields["not_after"]
     window = fields["send_window"]
     return Job(

@@ -15,7 +15,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -26,7 +25,7 @@ from typing import Any, Self, cast
 import uvloop
 
 from notifier.embedded.mailbox import MailboxWriter
-from notifier.embedded.processes import LOOPBACK, kept_port, spawn, stop, wait_for_port
+from notifier.embedded.processes import LOOPBACK, Server, kept_port, spawn, wait_for_port
 
 SIMULATED = {
     "bounce": (550, "5.1.1 no such user here"),
@@ -352,33 +351,18 @@ async def serve(host: str, port: int, folder: Path | None, control_port: int, sc
         writer.close()
 
 
-class Catcher:
-    """The catcher as a process of its own; `url` is its address while it runs."""
+class Catcher(Server):
+    """The catcher as a process of its own."""
 
     def __init__(self, *, folder: Path | None = None, state: Path | None = None, script: Script | None = None) -> None:
         """Keep mail in `folder`, or only count it when there is none; keep the same port in the folder `state`."""
+        super().__init__()
         self.folder = folder
         self._state = state
         self._script = script or Script()
-        self._process: subprocess.Popen[bytes] | None = None
         self._own_state: Path | None = None
         self.port = 0
         self._control = 0
-
-    @property
-    def pid(self) -> int:
-        """The process id (0: it does not run)."""
-        return self._process.pid if self._process else 0
-
-    @property
-    def ended(self) -> bool:
-        """Say whether it was started and has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
-
-    @property
-    def url(self) -> str:
-        """The address for NOTIFIER_SMTP_URL."""
-        return f"smtp://{LOOPBACK}:{self.port}"
 
     def start(self) -> Self:
         """Start the process and wait for it; raise UnavailableError."""
@@ -388,6 +372,7 @@ class Catcher:
         state.mkdir(parents=True, exist_ok=True)
         self.port = kept_port(state / "port")
         self._control = kept_port(state / "control")
+        self.url = f"smtp://{LOOPBACK}:{self.port}"
         command = [
             sys.executable, "-m", "notifier.embedded.catcher", "--port", str(self.port), "--control", str(self._control),
             "--script", json.dumps(asdict(self._script)),
@@ -414,20 +399,10 @@ class Catcher:
 
     def stop(self) -> None:
         """Stop the process."""
-        if self._process is not None:
-            stop(self._process)
-            self._process = None
+        super().stop()
         if self._own_state is not None:
             shutil.rmtree(self._own_state, ignore_errors=True)
             self._own_state = None
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()
 
 
 def main() -> None:

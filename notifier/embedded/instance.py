@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 
 import psutil
 
 from notifier.embedded.catcher import Catcher
 from notifier.embedded.postgres import Postgres
-from notifier.embedded.processes import kept_secret, port_is_free, spawn, wait_for_port
+from notifier.embedded.processes import Server, kept_secret, port_is_free, spawn, wait_for_port
 from notifier.embedded.valkey import Valkey
 from notifier.errors import UnavailableError
 from notifier.settings import INSTANCE_FILE, Settings
@@ -33,28 +33,6 @@ _STOP_SECONDS = 8.0
 _NOTED = ("database_url", "broker_url", "smtp_url", "sandbox_smtp_url", "public_url", "secret_key")
 _LONGEST_PAUSE = 10.0
 _SERVER_PAUSE = 1.0
-
-
-class Server(Protocol):
-    """What the servers of ours have in common."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-
-    @property
-    def pid(self) -> int:
-        """Its process id, 0 when it does not run."""
-
-    @property
-    def ended(self) -> bool:
-        """Say whether it was started and has ended by itself."""
-
-    def start(self) -> object:
-        """Start it; raise UnavailableError."""
-
-    def stop(self) -> None:
-        """Stop it."""
 
 
 @dataclass(slots=True)

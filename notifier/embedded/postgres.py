@@ -20,7 +20,7 @@ from typing import Self
 import psutil
 import psycopg
 
-from notifier.embedded.processes import LOOPBACK, kept_port, kept_secret, spawn, stop, tail, wait_for_port
+from notifier.embedded.processes import LOOPBACK, Server, kept_port, kept_secret, spawn, tail, wait_for_port
 from notifier.errors import UnavailableError
 
 _SUPERUSER = "notifier"
@@ -55,29 +55,22 @@ def _programs() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-class Postgres:
-    """The server; `url` is its address while it runs."""
+class Postgres(Server):
+    """The server."""
+
+    # Fast shutdown: sessions are ended, everything is written.
+    stop_sign = signal.SIGINT
+    stop_seconds = 15.0
 
     def __init__(self, folder: Path) -> None:
         """Keep everything below `folder`."""
+        super().__init__()
         self.folder = folder
         self.data = folder / "data"
         self.log = folder / "log"
         self._programs = _programs()
-        self._process: subprocess.Popen[bytes] | None = None
         self._prefix: list[str] = []
         self._user: str | None = None
-        self.url = ""
-
-    @property
-    def pid(self) -> int:
-        """The server's process id (0: it does not run)."""
-        return self._process.pid if self._process else 0
-
-    @property
-    def ended(self) -> bool:
-        """Say whether it was started and has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
 
     def start(self) -> Self:
         """Make the data folder when it is missing, start the server and wait for it; raise UnavailableError."""
@@ -95,8 +88,7 @@ class Postgres:
                 [*self._prefix, self._programs / "postgres", "-D", self.data, "-p", str(port), *arguments],
                 output=log,
                 user=self._user,
-                # Fast shutdown: sessions are ended, everything is written.
-                death_signal=signal.SIGINT,
+                death_signal=self.stop_sign,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
             )
         self.url = f"postgresql://{_SUPERUSER}:{password}@{LOOPBACK}:{port}/notifier"
@@ -184,17 +176,3 @@ class Postgres:
                 if not running or time.monotonic() > deadline:
                     raise UnavailableError(f"PostgreSQL takes no connections: {error}", fix=f"See {self.log}.") from None
                 time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Stop the server: sessions are ended, everything is written."""
-        if self._process is not None:
-            stop(self._process, sign=signal.SIGINT, patience=15)
-            self._process = None
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()

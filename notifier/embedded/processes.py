@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from notifier.errors import UnavailableError
 
@@ -81,6 +81,46 @@ def stop(process: subprocess.Popen[bytes], *, sign: int = signal.SIGTERM, patien
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(5)
+
+
+class Server:
+    """A server of ours, as a process of its own that ends with the thread that started it; `url` is its address while it runs."""
+
+    url = ""
+    stop_sign: int = signal.SIGTERM
+    stop_seconds = 8.0
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id (0: it does not run)."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def ended(self) -> bool:
+        """Say whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self) -> Self:
+        """Start it and wait until it answers; raise UnavailableError."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        if self._process is not None:
+            stop(self._process, sign=self.stop_sign, patience=self.stop_seconds)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
 
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:

@@ -60,12 +60,9 @@ def make_plan(services: Services, definition: Definition, audience: Path | None)
     if chosen is None:
         raise CampaignError(f"The campaign {definition.name} names no list.", fix="Give one with --audience FILE.")
     sender = replace(services.sender, **definition.sender)
-    if services.dkim is not None and not services.dkim.covers(sender.address):
+    if services.dkim is not None and (refusal := services.dkim.refusal(sender.address)):
         # Receivers would take it for a forgery (DMARC).
-        raise CampaignError(
-            f"Mail is signed for {services.dkim.domain}, which the sender's address {sender.address} does not belong to.",
-            fix="Correct the sender's address, or NOTIFIER_DKIM_DOMAIN.",
-        )
+        raise CampaignError(refusal, fix="Correct the sender's address, or NOTIFIER_DKIM_DOMAIN.")
     return Plan(
         definition=definition,
         template=template,

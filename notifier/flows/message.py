@@ -90,7 +90,7 @@ def dry_run(services: Services, wanted: Wanted) -> Preview:
         "sandbox": True,
         "content": to_json(wanted.template),
     }
-    job = make_job(0, fields, calendar.Calendar({}), services.settings.mail_domain, services.signer, services.dkim)
+    job = make_job(0, fields, calendar.Calendar({}), services.settings.mail_domain, services.signer)
     data = orjson.dumps(wanted.data).decode()
     row = Row(0, new_id(now), 0, wanted.email, wanted.name, wanted.tax_code, wanted.language, data, 0, 0, None)
     return job.blueprint(wanted.language).preview(job.letter(row, now.timestamp()))

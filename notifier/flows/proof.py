@@ -118,7 +118,7 @@ def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
 def _job(session: Session, services: Services, plan: Plan) -> Job:
     """Return the job that a launch of `plan` would freeze."""
     fields = campaign_columns(plan, services.clock()) | {"content": to_json(plan.template), "sandbox": False}
-    return make_job(0, fields, calendar.load(session.connection()), services.settings.mail_domain, services.signer, services.dkim)
+    return make_job(0, fields, calendar.load(session.connection()), services.settings.mail_domain, services.signer)
 
 
 def _rows(session: Session, audience_id: int, *, only_row: int | None = None, tax_code: str | None = None) -> Iterator[tuple[int, Row]]:

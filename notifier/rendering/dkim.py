@@ -62,6 +62,10 @@ class DkimSigner:
         host = address.rpartition("@")[2].lower()
         return host == self.domain or host.endswith("." + self.domain)
 
+    def refusal(self, address: str) -> str:
+        """Return the sentence that says why mail from this address must not be signed; "" when it may."""
+        return "" if self.covers(address) else f"Mail is signed for {self.domain}, which the sender's address {address} does not belong to."
+
     def sign(self, mail: bytes, now: float) -> bytes:
         """Return the mail with its signature in front; `now` is epoch seconds."""
         head, _, body = mail.partition(b"\r\n\r\n")

@@ -147,6 +147,7 @@ def connect(celery: Celery, settings: Settings) -> None:
     _process.app = celery
 
     def child_started(**_: Any) -> None:
+        # What is inherited lives as long as the process, and a mail leaves no cycles: the collector need not walk over all that so often.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         # A parent that is killed cannot stop its children: they hear of its death and stop politely.

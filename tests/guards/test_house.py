@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from notifier.domain.campaigns import Campaign
 from notifier.embedded.instance import parts
 from notifier.queues import QUEUES
 from notifier.rendering.catalogue import load_all
+from notifier.settings import Settings
 from notifier.worker.schedule import entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,20 @@ def test_compose_has_every_part() -> None:
             assert needed in services
     volumes = {mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])}
     assert volumes == set(COMPOSE["volumes"])
+
+
+def test_compose_sets_only_what_is_read() -> None:
+    read = {f"NOTIFIER_{field.name.upper()}" for field in fields(Settings)}
+    for name, service in COMPOSE["services"].items():
+        named = {key for key in service.get("environment", {}) if key.startswith("NOTIFIER_")}
+        assert named <= read, name
+
+
+def test_the_image_holds_every_folder_that_is_read() -> None:
+    copied = set(re.findall(r"^COPY (\w+) \w+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    folders = {field.name for field in fields(Settings) if isinstance(field.default, Path)} - {"var"}
+    assert {"templates", "campaigns", "sources"} <= folders
+    assert folders | {"notifier"} <= copied
 
 
 def test_compose_holds_no_secret() -> None:

@@ -18,19 +18,31 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, get_origin, get_type_hints
 
 import pytest
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
-from notifier.client import ApiError, ApiUnavailable, DossierEvent, NotifierClient, Recipient, WebhookForged, verify_webhook
+from notifier.client import (
+    _LIST_TYPES,
+    ApiError,
+    ApiUnavailable,
+    Applicant,
+    DossierEvent,
+    NotifierClient,
+    Recipient,
+    WebhookForged,
+    verify_webhook,
+)
 from notifier.domain import keys
 from notifier.embedded.catcher import SIMULATED
 from notifier.embedded.processes import LOOPBACK
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
+from notifier.web.api import models
+from notifier.web.api.campaigns import LIST_TYPES
 from tests.journeys.test_web import served
 
 GUIDE = (ROOT / "docs" / "integrate.md").read_text(encoding="utf-8")
@@ -240,6 +252,17 @@ def test_a_campaign_from_its_definition_to_its_report(client: NotifierClient, pr
     assert client.step_campaign("policy-2026-12", "pause")["state"] == "paused"
     assert client.step_campaign("policy-2026-12", "cancel")["state"] == "cancelled"
     assert b"banmai.example.test" in client.campaign_report("policy-2026-12")
+
+
+def test_the_client_knows_the_fields_and_files_that_the_service_takes() -> None:
+    for mine, theirs in ((DossierEvent, models.DossierEvent), (Applicant, models.Applicant), (Recipient, models.Recipient)):
+        known = theirs.model_fields
+        hints = get_type_hints(mine, include_extras=True)
+        assert set(hints) == set(known)
+        assert {name for name, hint in hints.items() if get_origin(hint) is not NotRequired} == {
+            name for name, field in known.items() if field.is_required()
+        }
+    assert {kind: ending for ending, kind in _LIST_TYPES.items()} == LIST_TYPES
 
 
 # The guide.

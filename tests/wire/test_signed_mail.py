@@ -13,11 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from notifier import cli
+from notifier.cli.demo import write_list
 from notifier.domain.definitions import load_definition
 from notifier.embedded.catcher import Catcher
 from notifier.embedded.mailbox import Mailbox
 from notifier.errors import CampaignError, SettingsError
 from notifier.flows import campaign as story
+from notifier.flows import proof
+from notifier.rendering.dkim import DkimSigner
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
@@ -60,6 +63,21 @@ def test_mail_arrives_signed(world: World) -> None:
     shown = CliRunner().invoke(cli.app, ["dkim", "record"], env=world.services.settings.to_env()).stdout
     assert shown.startswith("s2026._domainkey.notices.example.test. IN TXT ( ")
     assert signer.record in shown
+
+
+def test_what_is_only_checked_is_not_signed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def sign(_: DkimSigner, mail: bytes, _now: float) -> bytes:
+        asked.append(mail)
+        return mail
+
+    monkeypatch.setattr(DkimSigner, "sign", sign)
+    path = world.folder / "list.csv"
+    write_list(path, 20)
+    found = proof.check(world.services, world.definition(), audience=path)
+    assert (found.messages, found.unrenderable_total) == (20, 0)
+    assert asked == []
 
 
 def test_a_sender_of_another_domain_is_refused_before_anything_leaves(world: World) -> None:
