@@ -23,12 +23,12 @@ import psycopg
 import uvloop
 
 from notifier.db import plain_url
-from notifier.delivery.jobs import Job, Jobs
-from notifier.delivery.ledger import Ledger, Row
-from notifier.delivery.smtp import Connection, Outgoing, connect
-from notifier.delivery.verdicts import Fate, Verdict
+from notifier.sending.jobs import Job, Jobs
+from notifier.sending.ledger import Ledger, Row
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.smtp.connection import Connection, Outgoing, connect
+from notifier.smtp.verdicts import Fate, Verdict
 
 SAMPLE = 2_000
 _ROWS = """SELECT 0, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, r.data::text, 0, 0, NULL
@@ -50,7 +50,9 @@ def naive_mail(job: Job, row: Row) -> bytes:
     return message.as_bytes()
 
 
-async def naive(job: Job, rows: list[Row], settings: Settings, connections: int, seconds: float) -> int:
+async def naive(
+    job: Job, rows: list[Row], settings: Settings, connections: int, seconds: float
+) -> int:
     """Send for `seconds` over `connections` at once; return how many mails were taken."""
     server = settings.require_smtp()
     endless = itertools.cycle(rows)
@@ -58,7 +60,12 @@ async def naive(job: Job, rows: list[Row], settings: Settings, connections: int,
 
     async def one(until: float) -> None:
         nonlocal done
-        client = aiosmtplib.SMTP(hostname=server.host, port=server.port, start_tls=False, local_hostname=settings.hostname)
+        client = aiosmtplib.SMTP(
+            hostname=server.host,
+            port=server.port,
+            start_tls=False,
+            local_hostname=settings.hostname,
+        )
         async with client:
             while time.monotonic() < until:
                 row = next(endless)
@@ -108,7 +115,9 @@ async def limit(mails: list[Outgoing], settings: Settings, connections: int, sec
     """Send ready mails for `seconds` over `connections` at once; return how many were taken."""
     source = Endless(itertools.cycle(mails), time.monotonic() + seconds, connections)
     for _ in range(connections):
-        connection = await connect(settings.require_smtp(), hostname=settings.hostname, timeout=60, limit=0)
+        connection = await connect(
+            settings.require_smtp(), hostname=settings.hostname, timeout=60, limit=0
+        )
         connection.source = source
         connection.kick()
     async with asyncio.timeout(seconds + 60):

@@ -41,7 +41,10 @@ def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier
     except Exception as error:
         raise SettingsError("NOTIFIER_DATABASE_URL is not a database address.") from error
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-        raise SettingsError("NOTIFIER_DATABASE_URL is not a PostgreSQL address.", fix="Write it as postgresql://user:password@host/name.")
+        raise SettingsError(
+            "NOTIFIER_DATABASE_URL is not a PostgreSQL address.",
+            fix="Write it as postgresql://user:password@host/name.",
+        )
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -49,7 +52,11 @@ def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier
         max_overflow=OVERFLOW,
         # A connection that a restarted server dropped is replaced before a statement is lost on it.
         pool_pre_ping=True,
-        connect_args={"application_name": application, "connect_timeout": 5, "options": "-c timezone=UTC"},
+        connect_args={
+            "application_name": application,
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC",
+        },
     )
 
 
@@ -67,7 +74,13 @@ def new_id(moment: datetime) -> uuid.UUID:
     """Return a new UUIDv7 born at `moment` (RFC 9562 section 5.7)."""
     milliseconds = int(moment.timestamp() * 1000)
     noise = secrets.randbits(74)
-    return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (1 << 62) - 1)
+    return uuid.UUID(
+        int=milliseconds << 80
+        | 0x7 << 76
+        | (noise >> 62) << 64
+        | 0b10 << 62
+        | noise & (1 << 62) - 1
+    )
 
 
 def born_at(message_id: uuid.UUID) -> datetime:
@@ -86,7 +99,13 @@ def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: in
     Idempotent, and safe to run from several processes at once: an advisory lock serialises them.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(7264311)"))
-    present = set(connection.scalars(text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass")))
+    present = set(
+        connection.scalars(
+            text(
+                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass"
+            )
+        )
+    )
     made = []
     for offset in range(months_ahead + 1):
         first = _month(now.astimezone(UTC), offset)

@@ -28,10 +28,18 @@ def use_metrics_folder(folder: Path) -> dict[str, str]:
     return {_FOLDER_VARIABLE: str(folder)}
 
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, start_http_server  # noqa: E402
+from prometheus_client import (  # noqa: E402
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
 
-MESSAGES = Counter("notifier_messages", "Messages by outcome, route and lane.", ["outcome", "route", "lane"])
+MESSAGES = Counter(
+    "notifier_messages", "Messages by outcome, route and lane.", ["outcome", "route", "lane"]
+)
 SEND_SECONDS = Histogram(
     "notifier_send_seconds",
     "From handing a message to a connection to the server's reply, one sample a group.",
@@ -108,13 +116,17 @@ def configure_logging(settings: Settings, part: str) -> None:
 
     Libraries' own logs go the same way, from WARNING on.
     """
-    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
     level = logging.getLevelNamesMapping().get(settings.log_level, logging.INFO)
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
@@ -125,7 +137,11 @@ def configure_logging(settings: Settings, part: str) -> None:
     structlog.contextvars.bind_contextvars(part=part)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, renderer],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

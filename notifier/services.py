@@ -13,8 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from notifier.db import make_engine
-from notifier.delivery.routes import Routes, load_routes
-from notifier.domain.definitions import load_sender
+from notifier.domain.campaign_files import load_sender
 from notifier.domain.links import LinkSigner
 from notifier.domain.sources import Source, load_sources
 from notifier.domain.topics import Topic, load_topics
@@ -23,6 +22,7 @@ from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template, load_all
 from notifier.rendering.dkim import DkimSigner, read_key
+from notifier.sending.routes import Routes, load_routes
 from notifier.settings import Settings, SmtpServer
 
 Clock = Callable[[], datetime]
@@ -36,7 +36,9 @@ def utc_now() -> datetime:
 class Services:
     """What flows work with. One per process; `clock` is replaced in tests."""
 
-    def __init__(self, settings: Settings | None = None, *, clock: Clock = utc_now, app: Celery | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, clock: Clock = utc_now, app: Celery | None = None
+    ) -> None:
         """Use `settings`, or the environment's."""
         self.settings = settings or Settings.from_env()
         self.clock = clock
@@ -86,13 +88,23 @@ class Services:
         if file is None:
             return None
         if self.settings.dkim_selector is None:
-            raise SettingsError("NOTIFIER_DKIM_SELECTOR is not set.", fix="Name the DNS record of the key in NOTIFIER_DKIM_KEY_FILE.")
+            raise SettingsError(
+                "NOTIFIER_DKIM_SELECTOR is not set.",
+                fix="Name the DNS record of the key in NOTIFIER_DKIM_KEY_FILE.",
+            )
         try:
             pem = file.read_bytes()
         except OSError as error:
-            raise SettingsError(f"NOTIFIER_DKIM_KEY_FILE cannot be read: {error.strerror}.", fix="Correct or unset it.") from None
+            raise SettingsError(
+                f"NOTIFIER_DKIM_KEY_FILE cannot be read: {error.strerror}.",
+                fix="Correct or unset it.",
+            ) from None
         domain = self.settings.dkim_domain or self.settings.mail_domain
-        return DkimSigner(read_key(pem, "NOTIFIER_DKIM_KEY_FILE"), domain=domain, selector=self.settings.dkim_selector)
+        return DkimSigner(
+            read_key(pem, "NOTIFIER_DKIM_KEY_FILE"),
+            domain=domain,
+            selector=self.settings.dkim_selector,
+        )
 
     @cached_property
     def routes(self) -> Routes:
@@ -101,7 +113,9 @@ class Services:
         return load_routes(
             self.settings.require_smtp(),
             self.settings.routes_file,
-            sandbox=SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL") if sandbox else None,
+            sandbox=SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL")
+            if sandbox
+            else None,
         )
 
     @contextmanager

@@ -41,7 +41,10 @@ class SmtpServer:
         except ValueError:
             port = -1
         if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or port == -1:
-            raise SettingsError(f"{setting} is not an SMTP address.", fix="Write it as smtp://host:25 or smtps://user:password@host.")
+            raise SettingsError(
+                f"{setting} is not an SMTP address.",
+                fix="Write it as smtp://host:25 or smtps://user:password@host.",
+            )
         implicit = parts.scheme == "smtps"
         return cls(
             host=parts.hostname,
@@ -112,7 +115,9 @@ class Settings:
             except ValueError:
                 value = -1.0
             if not 0 <= value < 1e9:  # noqa: PLR2004 - any bound serves: it also refuses nan and inf
-                raise SettingsError(f"NOTIFIER_{name} is not a number of 0 or more.", fix="Correct or unset it.")
+                raise SettingsError(
+                    f"NOTIFIER_{name} is not a number of 0 or more.", fix="Correct or unset it."
+                )
             return value
 
         root = cls._project_root()
@@ -132,13 +137,19 @@ class Settings:
             SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL")
         private = (text("WEBHOOKS_PRIVATE", None) or "false").lower()
         if private not in {"true", "false"}:
-            raise SettingsError("NOTIFIER_WEBHOOKS_PRIVATE is neither true nor false.", fix="Correct or unset it.")
+            raise SettingsError(
+                "NOTIFIER_WEBHOOKS_PRIVATE is neither true nor false.", fix="Correct or unset it."
+            )
         public = (text("PUBLIC_URL", running.get("public_url", cls.public_url)) or "").rstrip("/")
         if urlsplit(public).scheme not in {"http", "https"} or not urlsplit(public).hostname:
-            raise SettingsError("NOTIFIER_PUBLIC_URL is not a web address.", fix="Write it as https://host.")
+            raise SettingsError(
+                "NOTIFIER_PUBLIC_URL is not a web address.", fix="Write it as https://host."
+            )
         log_format = text("LOG_FORMAT", "auto") or "auto"
         if log_format not in {"auto", "console", "json"}:
-            raise SettingsError("NOTIFIER_LOG_FORMAT is not one of auto, console, json.", fix="Correct or unset it.")
+            raise SettingsError(
+                "NOTIFIER_LOG_FORMAT is not one of auto, console, json.", fix="Correct or unset it."
+            )
         routes, dkim = text("ROUTES_FILE", None), text("DKIM_KEY_FILE", None)
         return cls(
             var=var,
@@ -189,16 +200,24 @@ class Settings:
         except ValueError:
             steps = ()
         if not steps or not all(0 < step < 1e6 for step in steps):  # noqa: PLR2004 - refuses nan and inf as well
-            raise SettingsError("NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it.")
+            raise SettingsError(
+                "NOTIFIER_RETRY_MINUTES is not a list of minutes.",
+                fix="Write it as 5,15,30,60,120,240 or unset it.",
+            )
         return steps
 
     @staticmethod
     def _networks(raw: str | None) -> tuple[str, ...]:
         try:
-            return tuple(str(ip_network(part.strip(), strict=False)) for part in raw.split(",")) if raw else ()
+            return (
+                tuple(str(ip_network(part.strip(), strict=False)) for part in raw.split(","))
+                if raw
+                else ()
+            )
         except ValueError:
             raise SettingsError(
-                "NOTIFIER_TRUSTED_PROXIES is not a list of addresses.", fix="Write it as 10.0.0.5,192.168.7.0/24 or unset it."
+                "NOTIFIER_TRUSTED_PROXIES is not a list of addresses.",
+                fix="Write it as 10.0.0.5,192.168.7.0/24 or unset it.",
             ) from None
 
     @staticmethod
@@ -210,19 +229,28 @@ class Settings:
     def require_database(self) -> str:
         """Return the database URL; raise SettingsError when there is none."""
         if not self.database_url:
-            raise SettingsError("No database is set.", fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No database is set.",
+                fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up",
+            )
         return self.database_url
 
     def require_broker(self) -> str:
         """Return the broker URL; raise SettingsError when there is none."""
         if not self.broker_url:
-            raise SettingsError("No broker is set.", fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No broker is set.",
+                fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up",
+            )
         return self.broker_url
 
     def require_smtp(self) -> SmtpServer:
         """Return the SMTP server of the default route; raise SettingsError when there is none."""
         if not self.smtp_url:
-            raise SettingsError("No SMTP server is set.", fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No SMTP server is set.",
+                fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up",
+            )
         return SmtpServer.parse(self.smtp_url, setting="NOTIFIER_SMTP_URL")
 
     def require_secret(self) -> bytes:

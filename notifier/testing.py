@@ -17,9 +17,9 @@ import pytest
 import redis
 
 from notifier.db import make_engine
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.postgres import Postgres
-from notifier.embedded.valkey import Valkey
+from notifier.instance.servers.catcher import Catcher
+from notifier.instance.servers.postgres import Postgres
+from notifier.instance.servers.valkey import Valkey
 from notifier.migrations import migrate
 from notifier.services import Services
 from notifier.settings import Settings

@@ -13,4 +13,13 @@ from notifier.testing import (
     valkey,
 )
 
-__all__ = ["broker_url", "catcher", "database_url", "postgres", "servers_folder", "services", "settings", "valkey"]
+__all__ = [
+    "broker_url",
+    "catcher",
+    "database_url",
+    "postgres",
+    "servers_folder",
+    "services",
+    "settings",
+    "valkey",
+]

@@ -18,7 +18,9 @@ _REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
     """Return a heading without accents, case, punctuation and spaces. đ is no letter with an accent and is mapped by hand."""
-    spelled = unicodedata.normalize("NFD", unicodedata.normalize("NFC", text).casefold().replace("đ", "d"))
+    spelled = unicodedata.normalize(
+        "NFD", unicodedata.normalize("NFC", text).casefold().replace("đ", "d")
+    )
     return "".join(char for char in spelled if char.isalnum() and not unicodedata.combining(char))
 
 
@@ -48,7 +50,9 @@ def _names(field: Field) -> Iterable[str]:
 
 def _wanted(template: Template) -> dict[str, tuple[Field, bool]]:
     """Return every known heading; a field's own name and label go before another's synonym."""
-    every = [(field, False) for field in (*STANDARD_FIELDS, *template.fields)] + [(field, True) for field in template.lines]
+    every = [(field, False) for field in (*STANDARD_FIELDS, *template.fields)] + [
+        (field, True) for field in template.lines
+    ]
     names: dict[str, tuple[Field, bool]] = {}
     for field, line in every:
         for name in (plain(field.name), *(plain(label) for label in field.label.values())):
@@ -65,8 +69,15 @@ def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
     A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not known with it.
     """
     wanted = _wanted(template)
-    headings = tuple(" ".join(unicodedata.normalize("NFC", str(cell)).split()) if cell is not None else "" for cell in cells)
-    found = {index: wanted[plain(heading)] for index, heading in enumerate(headings) if plain(heading) in wanted}
+    headings = tuple(
+        " ".join(unicodedata.normalize("NFC", str(cell)).split()) if cell is not None else ""
+        for cell in cells
+    )
+    found = {
+        index: wanted[plain(heading)]
+        for index, heading in enumerate(headings)
+        if plain(heading) in wanted
+    }
     exact = {(field.name, line) for field, line in found.values()}
     for index, heading in enumerate(headings):
         meant = wanted.get(plain(_REMARK.sub("", heading))) if index not in found else None
@@ -76,14 +87,18 @@ def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
     used: list[Column] = []
     for index, (field, line) in sorted(found.items()):
         column = Column(index, headings[index], field, line)
-        if twin := next((each for each in used if each.field.name == field.name and each.line == line), None):
+        if twin := next(
+            (each for each in used if each.field.name == field.name and each.line == line), None
+        ):
             raise TableError(
                 f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" ({letters(index)}) both hold '
                 f"{field.label['en']} ({field.label['vi']}).",
                 fix="Remove or rename one of them.",
             )
         used.append(column)
-    unused = tuple(heading for index, heading in enumerate(headings) if heading and index not in found)
+    unused = tuple(
+        heading for index, heading in enumerate(headings) if heading and index not in found
+    )
     return Columns(row_no, tuple(used), unused, headings)
 
 
@@ -101,7 +116,9 @@ def check(template: Template, columns: Columns) -> None:
     """Raise TableError that names the required columns that lack, and what was found instead."""
     present = {(column.field.name, column.line) for column in columns.used}
     required = [(field, False) for field in STANDARD_FIELDS if field.required]
-    required += [(field, False) for field in template.fields if field.required and field.scope == "recipient"]
+    required += [
+        (field, False) for field in template.fields if field.required and field.scope == "recipient"
+    ]
     required += [(field, True) for field in template.lines if field.required]
     lacking = [field for field, line in required if (field.name, line) not in present]
     # A list without any column of the annex is a list of mails without annex.
@@ -110,4 +127,7 @@ def check(template: Template, columns: Columns) -> None:
     if lacking:
         names = ", ".join(f"{field.label['vi']} ({field.label['en']})" for field in lacking)
         found = ", ".join(heading for heading in columns.headings if heading)[:1000] or "nothing"
-        raise TableError(f"The list has no column for: {names}.", fix=f"Found in row {columns.header_row}: {found}.")
+        raise TableError(
+            f"The list has no column for: {names}.",
+            fix=f"Found in row {columns.header_row}: {found}.",
+        )

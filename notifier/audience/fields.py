@@ -32,7 +32,9 @@ class CellError(Exception):
 # --- text --------------------------------------------------------------------------------------------------------------------------
 
 # Characters that have no width or turn the direction of a line: they come along when a cell is copied, and hide what a text says.
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]")
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]"
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -45,7 +47,9 @@ def as_text(value: Any) -> str:
             if not value.isascii() and not unicodedata.is_normalized("NFC", value):
                 value = unicodedata.normalize("NFC", value)
             return " ".join(value.split()) if "  " in value else str(value)
-        return " ".join(unicodedata.normalize("NFC", _CONTROL.sub(" ", _INVISIBLE.sub("", value))).split())
+        return " ".join(
+            unicodedata.normalize("NFC", _CONTROL.sub(" ", _INVISIBLE.sub("", value))).split()
+        )
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -93,7 +97,11 @@ def tax_code(value: Any) -> str:
     """
     found = as_text(value)
     if not found:
-        raise CellError("tax-code-missing", "Thiếu mã số thuế. Hãy điền vào.", "The tax code is missing. Fill it in.")
+        raise CellError(
+            "tax-code-missing",
+            "Thiếu mã số thuế. Hãy điền vào.",
+            "The tax code is missing. Fill it in.",
+        )
     if not found.isascii():
         found = _DASHES.sub("-", unicodedata.normalize("NFKC", found))
     if not found.isdecimal():
@@ -139,17 +147,40 @@ _USUAL = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9_+-]|\.(?=[A-Za-z0-9_+-])){0,63}@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24})"
 )
 _TYPOS = {
-    "gmail.con": "gmail.com", "gmail.co": "gmail.com", "gmail.cm": "gmail.com", "gmail.om": "gmail.com", "gmail.vn": "gmail.com",
-    "gmail.com.vn": "gmail.com", "gmai.com": "gmail.com", "gmial.com": "gmail.com", "gamil.com": "gmail.com", "gmaill.com": "gmail.com",
-    "gmal.com": "gmail.com", "gmail.comm": "gmail.com", "gnail.com": "gmail.com", "gmil.com": "gmail.com", "email.con": "email.com",
-    "yaho.com": "yahoo.com", "yahoo.con": "yahoo.com", "yahooo.com": "yahoo.com", "yhoo.com": "yahoo.com", "yahoo.co": "yahoo.com",
-    "yahoo.comvn": "yahoo.com.vn", "yahoo.con.vn": "yahoo.com.vn", "hotmial.com": "hotmail.com", "hotmail.con": "hotmail.com",
-    "hotmai.com": "hotmail.com", "hotmal.com": "hotmail.com", "outlok.com": "outlook.com", "outlook.con": "outlook.com",
-    "iclou.com": "icloud.com", "icloud.con": "icloud.com",
-}  # fmt: skip
-_MOST_ADDRESSES = 10
-_MOST_PARTS = 40
-_MOST_ADDRESS_CHARS = 254
+    "gmail.con": "gmail.com",
+    "gmail.co": "gmail.com",
+    "gmail.cm": "gmail.com",
+    "gmail.om": "gmail.com",
+    "gmail.vn": "gmail.com",
+    "gmail.com.vn": "gmail.com",
+    "gmai.com": "gmail.com",
+    "gmial.com": "gmail.com",
+    "gamil.com": "gmail.com",
+    "gmaill.com": "gmail.com",
+    "gmal.com": "gmail.com",
+    "gmail.comm": "gmail.com",
+    "gnail.com": "gmail.com",
+    "gmil.com": "gmail.com",
+    "email.con": "email.com",
+    "yaho.com": "yahoo.com",
+    "yahoo.con": "yahoo.com",
+    "yahooo.com": "yahoo.com",
+    "yhoo.com": "yahoo.com",
+    "yahoo.co": "yahoo.com",
+    "yahoo.comvn": "yahoo.com.vn",
+    "yahoo.con.vn": "yahoo.com.vn",
+    "hotmial.com": "hotmail.com",
+    "hotmail.con": "hotmail.com",
+    "hotmai.com": "hotmail.com",
+    "hotmal.com": "hotmail.com",
+    "outlok.com": "outlook.com",
+    "outlook.con": "outlook.com",
+    "iclou.com": "icloud.com",
+    "icloud.con": "icloud.com",
+}
+_MAX_ADDRESSES = 10
+_MAX_PARTS = 40
+_MAX_ADDRESS_CHARS = 254
 _BRACKETED = re.compile(r"<([^<>]*)>|([^<>\s;,/|]+)")
 _QUOTES = "'\"“”‘’()"
 # Ends that no domain has, and what was meant; a slip of the finger in a domain that is in no list.
@@ -159,18 +190,28 @@ _WRONG_ENDS = {".con": ".com", ".cmo": ".com", ".ocm": ".com", ".comm": ".com", 
 def address(value: str) -> str:
     """Return one address, its domain in small letters and ASCII; raise CellError, with a hint for a well-known slip."""
     match = _USUAL.fullmatch(value)
-    if match is None or len(value) > _MOST_ADDRESS_CHARS:
+    if match is None or len(value) > _MAX_ADDRESS_CHARS:
         try:
-            checked = validate_email(value, check_deliverability=False, allow_smtputf8=False, test_environment=True, strict=True)
+            checked = validate_email(
+                value,
+                check_deliverability=False,
+                allow_smtputf8=False,
+                test_environment=True,
+                strict=True,
+            )
         except EmailNotValidError as error:
             raise CellError(
-                "address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", f"The address is not valid: {error} Correct it."
+                "address",
+                "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.",
+                f"The address is not valid: {error} Correct it.",
             ) from None
         value = checked.ascii_email or checked.normalized
     name, _, domain = value.rpartition("@")
     domain = domain.lower()
     end = domain[domain.rfind(".") :]
-    better = _TYPOS.get(domain) or (domain.removesuffix(end) + _WRONG_ENDS[end] if end in _WRONG_ENDS else None)
+    better = _TYPOS.get(domain) or (
+        domain.removesuffix(end) + _WRONG_ENDS[end] if end in _WRONG_ENDS else None
+    )
     if better:
         raise CellError(
             "address-typo",
@@ -182,10 +223,12 @@ def address(value: str) -> str:
 
 def _is_plain(value: str) -> bool:
     """Say whether a cell is one address as most are: nothing to correct, nothing to suspect."""
-    if not _USUAL.fullmatch(value) or len(value) > _MOST_ADDRESS_CHARS:
+    if not _USUAL.fullmatch(value) or len(value) > _MAX_ADDRESS_CHARS:
         return False
     domain = value[value.rfind("@") + 1 :]
-    return domain.islower() and domain not in _TYPOS and domain[domain.rfind(".") :] not in _WRONG_ENDS
+    return (
+        domain.islower() and domain not in _TYPOS and domain[domain.rfind(".") :] not in _WRONG_ENDS
+    )
 
 
 def _parts(found: str) -> Iterator[str]:
@@ -203,12 +246,20 @@ def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
     """Return a cell's good addresses, each once, and the bad ones with their errors; raise CellError when there is none at all."""
     found = as_text(value)
     if not found:
-        raise CellError("address-missing", "Thiếu địa chỉ thư điện tử. Hãy điền vào.", "The e-mail address is missing. Fill it in.")
+        raise CellError(
+            "address-missing",
+            "Thiếu địa chỉ thư điện tử. Hãy điền vào.",
+            "The e-mail address is missing. Fill it in.",
+        )
     if _is_plain(found):
         return [found], []
-    parts = list(islice(_parts(found), _MOST_PARTS + 1))
-    if len(parts) > _MOST_PARTS:
-        raise CellError("addresses", "Ô này không phải danh sách địa chỉ. Hãy sửa lại.", "This cell is no list of addresses. Correct it.")
+    parts = list(islice(_parts(found), _MAX_PARTS + 1))
+    if len(parts) > _MAX_PARTS:
+        raise CellError(
+            "addresses",
+            "Ô này không phải danh sách địa chỉ. Hãy sửa lại.",
+            "This cell is no list of addresses. Correct it.",
+        )
     good: dict[str, str] = {}
     bad: list[tuple[str, CellError]] = []
     for part in parts:
@@ -218,14 +269,18 @@ def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
             bad.append((part, error))
         else:
             good.setdefault(each.lower(), each)
-    if len(good) > _MOST_ADDRESSES:
+    if len(good) > _MAX_ADDRESSES:
         raise CellError(
             "addresses",
-            f"Quá {_MOST_ADDRESSES} địa chỉ trong một ô. Hãy bớt đi.",
-            f"More than {_MOST_ADDRESSES} addresses in one cell. Remove some.",
+            f"Quá {_MAX_ADDRESSES} địa chỉ trong một ô. Hãy bớt đi.",
+            f"More than {_MAX_ADDRESSES} addresses in one cell. Remove some.",
         )
     if not parts:
-        raise CellError("address", "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.", "The address is not valid. Correct it.")
+        raise CellError(
+            "address",
+            "Địa chỉ thư điện tử không hợp lệ. Hãy sửa lại.",
+            "The address is not valid. Correct it.",
+        )
     return list(good.values()), bad
 
 
@@ -260,15 +315,23 @@ def money(value: Any, _: Field) -> int | None:
             return None
         amount = _money_text(found)
     if amount < 0:
-        raise CellError("money-negative", "Số tiền âm. Hãy kiểm tra lại.", "The amount is negative. Check it.")
+        raise CellError(
+            "money-negative", "Số tiền âm. Hãy kiểm tra lại.", "The amount is negative. Check it."
+        )
     if amount > MAX_MONEY:
-        raise CellError("money-range", "Số tiền quá lớn. Hãy kiểm tra lại.", "The amount is too large. Check it.")
+        raise CellError(
+            "money-range",
+            "Số tiền quá lớn. Hãy kiểm tra lại.",
+            "The amount is too large. Check it.",
+        )
     return amount
 
 
 def _fraction() -> CellError:
     return CellError(
-        "money-fraction", "Số tiền có phần lẻ của đồng. Hãy làm tròn.", "The amount has a fraction of a đồng. Round it to whole đồng."
+        "money-fraction",
+        "Số tiền có phần lẻ của đồng. Hãy làm tròn.",
+        "The amount has a fraction of a đồng. Round it to whole đồng.",
     )
 
 
@@ -281,7 +344,11 @@ def _money_text(found: str) -> int:
     bare = (bare[:-1] if bare[-1:] == "-" else bare.removeprefix("-")).strip()
     match = _MONEY.fullmatch(unicodedata.normalize("NFKC", bare))
     if match is None or (match["point"] and match["point"] == match["group"]):
-        raise CellError("money", "Không phải số tiền. Hãy viết như 1.234.567.", "This is not an amount. Write it as 1.234.567.")
+        raise CellError(
+            "money",
+            "Không phải số tiền. Hãy viết như 1.234.567.",
+            "This is not an amount. Write it as 1.234.567.",
+        )
     if match["fraction"] and match["fraction"].strip("0"):
         raise _fraction()
     whole = match[0] if match["point"] is None else match[0][: match.start("point") - match.start()]
@@ -300,7 +367,9 @@ def integer(value: Any, _: Field) -> int | None:
     match = _INTEGER.fullmatch(found)
     if match is None:
         raise CellError(
-            "integer", "Không phải số nguyên. Hãy viết chỉ bằng chữ số.", "This is not a whole number. Write it in digits only."
+            "integer",
+            "Không phải số nguyên. Hãy viết chỉ bằng chữ số.",
+            "This is not a whole number. Write it in digits only.",
         )
     return int(match[1])
 
@@ -324,7 +393,9 @@ def day(value: Any, _: Field) -> str | None:
 def _sane_day(value: date) -> str:
     if not _EARLIEST <= value <= _LATEST:
         raise CellError(
-            "date-range", "Ngày nằm ngoài khoảng từ 1900 đến 2200. Hãy sửa lại.", "The date is not between 1900 and 2200. Correct it."
+            "date-range",
+            "Ngày nằm ngoài khoảng từ 1900 đến 2200. Hãy sửa lại.",
+            "The date is not between 1900 and 2200. Correct it.",
         )
     return value.isoformat()
 
@@ -336,12 +407,18 @@ def _day_text(found: str) -> str:
     elif match := _ISO_DATE.fullmatch(found):
         parts = (int(match[1]), int(match[3]), int(match[4]))
     else:
-        raise CellError("date", "Không phải ngày. Hãy viết như 31/10/2026.", "This is not a date. Write it as 31/10/2026.")
+        raise CellError(
+            "date",
+            "Không phải ngày. Hãy viết như 31/10/2026.",
+            "This is not a date. Write it as 31/10/2026.",
+        )
     try:
         return _sane_day(date(*parts))
     except ValueError:
         raise CellError(
-            "date-impossible", "Không có ngày này trong lịch. Hãy sửa lại.", "There is no such day in the calendar. Correct it."
+            "date-impossible",
+            "Không có ngày này trong lịch. Hãy sửa lại.",
+            "There is no such day in the calendar. Correct it.",
         ) from None
 
 
@@ -367,10 +444,14 @@ def moment(value: Any, _: Field) -> str | None:
     try:
         if match is None:
             raise ValueError(bare)
-        parsed = datetime.fromisoformat(f"{_day_text(bare)}T{(match[5] or '00:00').rjust(5, '0')}{offset[0] if offset else '+07:00'}")
+        parsed = datetime.fromisoformat(
+            f"{_day_text(bare)}T{(match[5] or '00:00').rjust(5, '0')}{offset[0] if offset else '+07:00'}"
+        )
     except ValueError:
         raise CellError(
-            "moment", "Không phải thời điểm. Hãy viết như 2026-10-31T17:00.", "This is not a moment. Write it as 2026-10-31T17:00."
+            "moment",
+            "Không phải thời điểm. Hãy viết như 2026-10-31T17:00.",
+            "This is not a moment. Write it as 2026-10-31T17:00.",
         ) from None
     return parsed.isoformat()
 
@@ -389,7 +470,9 @@ def language(value: Any) -> str:
             return code
     if found:
         raise CellError(
-            "language", "Chỉ có tiếng Việt và tiếng Anh. Hãy ghi vi hoặc en.", "Only Vietnamese and English are there. Write vi or en."
+            "language",
+            "Chỉ có tiếng Việt và tiếng Anh. Hãy ghi vi hoặc en.",
+            "Only Vietnamese and English are there. Write vi or en.",
         )
     return "vi"
 

@@ -171,7 +171,7 @@ _VERDICTS = {
         "Lặp lại nội dung đã có từ dòng {row} của cùng mã số thuế; chỉ tính một lần.",
         "It repeats what the rows of the same tax code from row {row} on say; it counts once.",
     ),
-}  # fmt: skip
+}
 
 
 def known_audience(connection: Connection, path: Path, template: Template) -> Audience | None:
@@ -186,7 +186,14 @@ def known_audience(connection: Connection, path: Path, template: Template) -> Au
     return Audience(*row) if row else None
 
 
-def load(connection: Connection, path: Path, template: Template, *, now: datetime, progress: ProgressCallback | None = None) -> Audience:
+def load(
+    connection: Connection,
+    path: Path,
+    template: Template,
+    *,
+    now: datetime,
+    progress: ProgressCallback | None = None,
+) -> Audience:
     """Load a list for `template` within the caller's transaction; raise TableError when it is no such list.
 
     `progress(rows, total or None)` is called now and then. Memory stays flat, however long the list is.
@@ -194,8 +201,14 @@ def load(connection: Connection, path: Path, template: Template, *, now: datetim
     columns, rows, total = find_columns(template, open_tables(path))
     audience_id = _begin(connection, path, template, columns, now)
     # The planner needs to know how many rows there are, not how their values are spread: a small sample will do.
-    connection.execute(text("SET LOCAL work_mem = '64MB'; SET LOCAL default_statistics_target = 10"))
-    connection.execute(text("DROP TABLE IF EXISTS pg_temp.staged, pg_temp.broken, pg_temp.ranked, pg_temp.grouped, pg_temp.reached"))
+    connection.execute(
+        text("SET LOCAL work_mem = '64MB'; SET LOCAL default_statistics_target = 10")
+    )
+    connection.execute(
+        text(
+            "DROP TABLE IF EXISTS pg_temp.staged, pg_temp.broken, pg_temp.ranked, pg_temp.grouped, pg_temp.reached"
+        )
+    )
     connection.execute(text(_STAGE))
     connection.execute(text(_BROKEN))
     loader = _Loader(connection, audience_id, RowReader(template, columns))
@@ -207,13 +220,17 @@ def load(connection: Connection, path: Path, template: Template, *, now: datetim
         audience_id,
         loader.read,
         verdicts.get("accepted", 0),
-        loader.rejected + sum(verdicts.get(each, 0) for each in ("missing", "differs", "incomplete")),
+        loader.rejected
+        + sum(verdicts.get(each, 0) for each in ("missing", "differs", "incomplete")),
         verdicts.get("line", 0) + verdicts.get("repeated", 0),
         _totals(connection, audience_id, template),
         list(columns.unused),
     )
     if audience.accepted + audience.rejected + audience.merged != audience.rows_read:
-        raise TableError(f"{path.name}: the rows do not add up; nothing was loaded.", fix="Report this with the file.")
+        raise TableError(
+            f"{path.name}: the rows do not add up; nothing was loaded.",
+            fix="Report this with the file.",
+        )
     connection.execute(
         text("""UPDATE audience SET rows_read = :read, accepted = :accepted, rejected = :rejected, merged = :merged,
                        totals = cast(:totals AS jsonb) WHERE id = :id"""),
@@ -233,11 +250,18 @@ def _group(connection: Connection, *, with_lines: bool) -> dict[str, int]:
     """Say of every staged row what becomes of it; return how many rows met each fate."""
     connection.execute(text("ANALYZE staged"))
     connection.execute(text(_RANK))
-    if with_lines and connection.scalar(text("SELECT EXISTS (SELECT FROM ranked WHERE NOT agrees)")):
+    if with_lines and connection.scalar(
+        text("SELECT EXISTS (SELECT FROM ranked WHERE NOT agrees)")
+    ):
         connection.execute(text(_AGREE))
     connection.execute(text(_GROUP), {"with_lines": with_lines})
     connection.execute(text("ANALYZE grouped"))
-    return {row[0]: row[1] for row in connection.execute(text("SELECT verdict, count(*) FROM grouped GROUP BY verdict"))}
+    return {
+        row[0]: row[1]
+        for row in connection.execute(
+            text("SELECT verdict, count(*) FROM grouped GROUP BY verdict")
+        )
+    }
 
 
 def _keep(connection: Connection, audience_id: int, now: datetime, *, accepted: int) -> None:
@@ -253,7 +277,9 @@ def _keep(connection: Connection, audience_id: int, now: datetime, *, accepted: 
         connection.execute(text(statement), {"audience_id": audience_id, "now": now})
 
 
-def _begin(connection: Connection, path: Path, template: Template, columns: Any, now: datetime) -> int:
+def _begin(
+    connection: Connection, path: Path, template: Template, columns: Any, now: datetime
+) -> int:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     row = connection.execute(
@@ -284,7 +310,12 @@ class _Loader:
         self._audience_id = audience_id
         self._reader = reader
 
-    def run(self, rows: Iterator[tuple[int, Sequence[Any]]], total: int | None, progress: ProgressCallback | None) -> None:
+    def run(
+        self,
+        rows: Iterator[tuple[int, Sequence[Any]]],
+        total: int | None,
+        progress: ProgressCallback | None,
+    ) -> None:
         while True:
             staged: list[str] = []
             problems: list[Problem] = []
@@ -304,8 +335,13 @@ class _Loader:
             with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
                 copy.write("".join(staged))
             copy_problems(self._driver, self._audience_id, problems)
-            if broken := [(each.tax_code, each.row_no) for each in problems if each.tax_code is not None]:
-                with self._driver.cursor() as cursor, cursor.copy("COPY broken (tax_code, row_no) FROM STDIN") as copy:
+            if broken := [
+                (each.tax_code, each.row_no) for each in problems if each.tax_code is not None
+            ]:
+                with (
+                    self._driver.cursor() as cursor,
+                    cursor.copy("COPY broken (tax_code, row_no) FROM STDIN") as copy,
+                ):
                     for row in broken:
                         copy.write_row(row)
             if progress:
@@ -319,7 +355,11 @@ _COPY = f"""COPY staged (row_no, tax_code, lacking, head_hash, line_hash, name, 
 def _staged(member: Member) -> str:
     """Return a row of COPY's text format. No cell holds a control character (`fields.as_text`), so only backslashes are escaped."""
     header = member.header
-    name, language, email = header.pop("name", _NULL), header.pop("language", _NULL), header.pop("email", "")
+    name, language, email = (
+        header.pop("name", _NULL),
+        header.pop("language", _NULL),
+        header.pop("email", ""),
+    )
     # The order of keys is the order of the columns, the same in every row.
     data = orjson.dumps(header)
     line = orjson.dumps(member.line) if member.line else None
@@ -335,7 +375,9 @@ def _hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)
 
 
-def copy_problems(driver: psycopg.Connection[Any], audience_id: int, problems: list[Problem]) -> None:
+def copy_problems(
+    driver: psycopg.Connection[Any], audience_id: int, problems: list[Problem]
+) -> None:
     """Add problems to an audience's report."""
     if not problems:
         return
@@ -346,13 +388,33 @@ def copy_problems(driver: psycopg.Connection[Any], audience_id: int, problems: l
         ) as copy,
     ):
         for each in problems:
-            cells = orjson.dumps([cell.replace("\0", " ") for cell in each.cells]).decode().replace("\\u0000", " ")
-            copy.write_row((
-                audience_id, each.row_no, each.kind, each.column, each.value.replace("\0", " "), each.code, each.vi, each.en, cells,
-            ))  # fmt: skip
+            cells = (
+                orjson.dumps([cell.replace("\0", " ") for cell in each.cells])
+                .decode()
+                .replace("\\u0000", " ")
+            )
+            copy.write_row(
+                (
+                    audience_id,
+                    each.row_no,
+                    each.kind,
+                    each.column,
+                    each.value.replace("\0", " "),
+                    each.code,
+                    each.vi,
+                    each.en,
+                    cells,
+                )
+            )
 
 
-def _explain(connection: Connection, audience_id: int, path: Path, template: Template, verdicts: dict[str, int]) -> None:
+def _explain(
+    connection: Connection,
+    audience_id: int,
+    path: Path,
+    template: Template,
+    verdicts: dict[str, int],
+) -> None:
     """Report the rows that the grouping rejected or merged as repeats. Their cells are read from the file again: they are few."""
     if not verdicts.keys() & _VERDICTS.keys():
         return
@@ -360,7 +422,9 @@ def _explain(connection: Connection, audience_id: int, path: Path, template: Tem
     own = {column.field.name: column for column in columns.used if not column.line}
     driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
     problems: list[Problem] = []
-    told = connection.execute(text(_TOLD), {"with_lines": bool(template.lines)}, execution_options={"yield_per": _CHUNK})
+    told = connection.execute(
+        text(_TOLD), {"with_lines": bool(template.lines)}, execution_options={"yield_per": _CHUNK}
+    )
     # Both are in the order of the file.
     for row_no, verdict, because, lacking, differing in told:
         cells = next(cells for number, cells in rows if number == row_no)
@@ -369,10 +433,18 @@ def _explain(connection: Connection, audience_id: int, path: Path, template: Tem
         about = [column for name, column in own.items() if name in names] or [own["tax_code"]]
         index = about[0].index
         words = {"row": because, "columns": ", ".join(column.heading for column in about)}
-        problems.append(Problem(
-            row_no, kind, about[0].heading, shown(cells[index] if index < len(cells) else ""), verdict, vi.format(**words), en.format(**words),
-            [cell_text(cell) for cell in cells],
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                row_no,
+                kind,
+                about[0].heading,
+                shown(cells[index] if index < len(cells) else ""),
+                verdict,
+                vi.format(**words),
+                en.format(**words),
+                [cell_text(cell) for cell in cells],
+            )
+        )
         if len(problems) >= _CHUNK:
             copy_problems(driver, audience_id, problems)
             problems = []
@@ -387,5 +459,7 @@ def _totals(connection: Connection, audience_id: int, template: Template) -> dic
         return {}
     # The names are those of the template's fields, which are letters, digits and underscores (`catalogue`).
     sums = ", ".join(f"coalesce(sum((data->>'{name}')::numeric), 0)" for name in names)
-    found = connection.execute(text(f"SELECT {sums} FROM recipient WHERE audience_id = :id"), {"id": audience_id}).one()
+    found = connection.execute(
+        text(f"SELECT {sums} FROM recipient WHERE audience_id = :id"), {"id": audience_id}
+    ).one()
     return {name: int(amount) for name, amount in zip(names, found, strict=True)}

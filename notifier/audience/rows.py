@@ -50,7 +50,9 @@ class Member:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def find_columns(template: Template, tables: Iterable[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
+def find_columns(
+    template: Template, tables: Iterable[Table]
+) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
     """Return the columns of the first table that has them, its rows after the headings, and how many those are at most, if known.
 
     Titles may stand above the headings: of the first rows, the one that names most columns is taken. Raise TableError.
@@ -108,9 +110,14 @@ class RowReader:
         self._header = [_step(column) for name, column in own.items() if name not in _STANDARD]
         self._lines = [_step(column) for column in columns.used if column.line]
         self._needed = [
-            (self._name.field.name, self._name), (self._email.field.name, self._email),
-            *((key, column) for column, _, key, kind, _ in self._header if kind.required and kind.scope == "recipient"),
-        ]  # fmt: skip
+            (self._name.field.name, self._name),
+            (self._email.field.name, self._email),
+            *(
+                (key, column)
+                for column, _, key, kind, _ in self._header
+                if kind.required and kind.scope == "recipient"
+            ),
+        ]
         self._width = len(columns.headings)
         # Only where several rows make one mail may a row leave to another what belongs to the whole mail.
         self._may_lack = bool(template.lines)
@@ -132,7 +139,11 @@ class RowReader:
                 emails, bad = fields.addresses(cells[column.index])
                 if not emails:
                     raise bad[0][1]
-                header["email"] = emails[0].lower() if len(emails) == 1 else ";".join(sorted(each.lower() for each in emails))
+                header["email"] = (
+                    emails[0].lower()
+                    if len(emails) == 1
+                    else ";".join(sorted(each.lower() for each in emails))
+                )
             column = self._name
             if (name := fields.text(cells[column.index], column.field)) is not None:
                 header["name"] = name
@@ -142,7 +153,11 @@ class RowReader:
             for key, column in self._needed:
                 if key not in header:
                     if not self._may_lack:
-                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+                        raise CellError(
+                            "missing",
+                            "Ô này bắt buộc nhưng đang trống.",
+                            "This cell is required and empty.",
+                        )
                     lacking = key
                     break
             for column, index, key, kind, parse in self._lines:
@@ -151,22 +166,50 @@ class RowReader:
             if line:
                 for column, _, key, kind, _ in self._lines:
                     if kind.required and key not in line:
-                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+                        raise CellError(
+                            "missing",
+                            "Ô này bắt buộc nhưng đang trống.",
+                            "This cell is required and empty.",
+                        )
         except CellError as error:
             problem = self._problem(row_no, column, cells[column.index], error, cells, "rejected")
             problem.tax_code = code
             return problem
         member = Member(row_no, code, header, emails, line or None, lacking)
         if bad:
-            member.warnings = [self._problem(row_no, self._email, part, error, cells, "warning") for part, error in bad]
+            member.warnings = [
+                self._problem(row_no, self._email, part, error, cells, "warning")
+                for part, error in bad
+            ]
         return member
 
-    def _problem(self, row_no: int, column: Column, value: Any, error: CellError, cells: Sequence[Any], kind: str) -> Problem:
-        return Problem(row_no, kind, column.heading, shown(value), error.code, error.vi, error.en, [cell_text(cell) for cell in cells])
+    def _problem(
+        self,
+        row_no: int,
+        column: Column,
+        value: Any,
+        error: CellError,
+        cells: Sequence[Any],
+        kind: str,
+    ) -> Problem:
+        return Problem(
+            row_no,
+            kind,
+            column.heading,
+            shown(value),
+            error.code,
+            error.vi,
+            error.en,
+            [cell_text(cell) for cell in cells],
+        )
 
 
 def _step(column: Column) -> _Step:
-    parse = _language if column.field.name == "language" and not column.line else fields.PARSERS[column.field.type]
+    parse = (
+        _language
+        if column.field.name == "language" and not column.line
+        else fields.PARSERS[column.field.type]
+    )
     return column, column.index, column.field.name, column.field, parse
 
 

@@ -39,9 +39,15 @@ def refuse_unsafe(path: Path, start: bytes) -> None:
     if start.startswith(_ZIP):
         _refuse_bomb(path)
     elif not start.startswith(_OLE):
-        raise TableError(f"{path.name} is not a spreadsheet, whatever its ending says.", fix="Export the list again.")
+        raise TableError(
+            f"{path.name} is not a spreadsheet, whatever its ending says.",
+            fix="Export the list again.",
+        )
     elif path.suffix.lower() != ".xls":
-        raise TableError(f"{path.name} is protected by a password, or an old .xls file.", fix="Save it as .xlsx without a password.")
+        raise TableError(
+            f"{path.name} is protected by a password, or an old .xls file.",
+            fix="Save it as .xlsx without a password.",
+        )
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -56,10 +62,17 @@ def _refuse_bomb(path: Path) -> None:
     unpacked = sum(entry.file_size for entry in entries)
     packed = max(1, sum(entry.compress_size for entry in entries))
     if unpacked > MAX_UNPACKED_BYTES or (unpacked > _SMALL and unpacked / packed > MAX_RATIO):
-        raise TableError(f"{path.name} would unpack to {unpacked // 1_000_000} MB.", fix="Split the list, or export it as .csv.")
+        raise TableError(
+            f"{path.name} would unpack to {unpacked // 1_000_000} MB.",
+            fix="Split the list, or export it as .csv.",
+        )
     if b"encryption-data" in manifest or any(entry.flag_bits & 1 for entry in entries):
-        raise TableError(f"{path.name} is protected by a password.", fix="Save it without a password.")
-    if (kind.startswith(_ODS_TYPE)) != (path.suffix.lower() == ".ods") or path.suffix.lower() == ".xls":
+        raise TableError(
+            f"{path.name} is protected by a password.", fix="Save it without a password."
+        )
+    if (kind.startswith(_ODS_TYPE)) != (
+        path.suffix.lower() == ".ods"
+    ) or path.suffix.lower() == ".xls":
         raise TableError(
             f"{path.name} is {'an OpenDocument' if kind else 'an .xlsx'} spreadsheet with another ending.",
             fix=f"Rename it to {path.stem}{'.ods' if kind else '.xlsx'}.",
@@ -74,7 +87,15 @@ class Book:
         self._path = path
         # The path is one argument of a list and no shell reads it; -I keeps the environment and the working folder out of it.
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", str(_PROGRAM), str(path.absolute()), str(MAX_MEMORY), str(MAX_SECONDS), str(head)],
+            [
+                sys.executable,
+                "-I",
+                str(_PROGRAM),
+                str(path.absolute()),
+                str(MAX_MEMORY),
+                str(MAX_SECONDS),
+                str(head),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -112,12 +133,17 @@ class Book:
         if "error" in message:
             if message["error"] == "memory":
                 raise self._failure(0)
-            raise TableError(f"{self._path.name} cannot be read as a spreadsheet: {message['error'][:200]}.", fix="Save it again as .xlsx.")
+            raise TableError(
+                f"{self._path.name} cannot be read as a spreadsheet: {message['error'][:200]}.",
+                fix="Save it again as .xlsx.",
+            )
         return message
 
     def _failure(self, code: int) -> TableError:
         if code in {-_TOO_LONG, -signal.SIGKILL}:
-            return TableError(f"{self._path.name} takes too long to unpack.", fix="Export the list as .csv.")
+            return TableError(
+                f"{self._path.name} takes too long to unpack.", fix="Export the list as .csv."
+            )
         return TableError(
             f"{self._path.name} takes more memory to unpack than a list may: its cells reach too far, or it is damaged.",
             fix="Copy the list alone into a new workbook, or export it as .csv.",
@@ -135,8 +161,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _decoded(rows: list[list[Any]]) -> list[NumberedRow]:
-    return [(row[0], [cell if cell.__class__ is not dict else _moment(cell) for cell in row[1:]]) for row in rows]
+    return [
+        (row[0], [cell if cell.__class__ is not dict else _moment(cell) for cell in row[1:]])
+        for row in rows
+    ]
 
 
 def _moment(cell: dict[str, str]) -> date:
-    return date.fromisoformat(cell["day"]) if "day" in cell else datetime.fromisoformat(cell["moment"])
+    return (
+        date.fromisoformat(cell["day"]) if "day" in cell else datetime.fromisoformat(cell["moment"])
+    )

@@ -65,7 +65,9 @@ def open_tables(path: Path) -> Iterator[Table]:
     except FileNotFoundError:
         raise TableError(f"There is no file {path}.", fix="Check the name.") from None
     except OSError as error:
-        raise TableError(f"{path.name} cannot be opened: {error.strerror}.", fix="Check the file.") from None
+        raise TableError(
+            f"{path.name} cannot be opened: {error.strerror}.", fix="Check the file."
+        ) from None
     if not start:
         raise TableError(f"{path.name} is empty.", fix="Export the list again.")
     kind = path.suffix.lower()
@@ -74,9 +76,14 @@ def open_tables(path: Path) -> Iterator[Table]:
         return _sheets(path)
     if kind in _TEXTS:
         if start.startswith((_ZIP, _OLE)):
-            raise TableError(f"{path.name} is a spreadsheet, not text.", fix="Give it the ending .xlsx, .xls or .ods.")
+            raise TableError(
+                f"{path.name} is a spreadsheet, not text.",
+                fix="Give it the ending .xlsx, .xls or .ods.",
+            )
         return iter([_text(path)])
-    raise TableError(f"{path.name} is not a kind of list that can be read.", fix="Use .csv, .xlsx, .xls or .ods.")
+    raise TableError(
+        f"{path.name} is not a kind of list that can be read.", fix="Use .csv, .xlsx, .xls or .ods."
+    )
 
 
 # --- spreadsheets ------------------------------------------------------------------------------------------------------------------
@@ -91,7 +98,10 @@ def _sheets(path: Path) -> Iterator[Table]:
 def _bounded(name: str, rows: Iterable[NumberedRow]) -> Iterator[tuple[int, Cells]]:
     for number, cells in rows:
         if len(cells) > MAX_COLUMNS:
-            raise TableError(f"The sheet {name} has more than {MAX_COLUMNS} columns.", fix="Remove those not needed.")
+            raise TableError(
+                f"The sheet {name} has more than {MAX_COLUMNS} columns.",
+                fix="Remove those not needed.",
+            )
         yield number, cells
 
 
@@ -138,9 +148,15 @@ class _BoundedLines:
         while line := self._file.readline(MAX_LINE_CHARS + 1):
             self.number += 1
             if len(line) > MAX_LINE_CHARS:
-                raise TableError(f"{self._shown}: line {self.number} is longer than {MAX_LINE_CHARS} characters.", fix="Is it a list?")
+                raise TableError(
+                    f"{self._shown}: line {self.number} is longer than {MAX_LINE_CHARS} characters.",
+                    fix="Is it a list?",
+                )
             if "\0" in line:
-                raise TableError(f"{self._shown}: line {self.number} has bytes that no text has.", fix="Export it again as CSV.")
+                raise TableError(
+                    f"{self._shown}: line {self.number} has bytes that no text has.",
+                    fix="Export it again as CSV.",
+                )
             yield unicodedata.normalize("NFC", line) if self._compose else line
 
 
@@ -152,7 +168,9 @@ def delimiter_of(sample: str) -> str:
     def quality(candidate: str) -> tuple[int, int]:
         counts: list[int] = []
         with suppress(csv.Error):
-            for cells in islice(csv.reader(io.StringIO(sample, newline=""), delimiter=candidate), HEADER_ROWS):
+            for cells in islice(
+                csv.reader(io.StringIO(sample, newline=""), delimiter=candidate), HEADER_ROWS
+            ):
                 # What it does not split is a title above the headings, and no vote against it.
                 if len(cells) > 1 and any(cells):
                     counts.append(len(cells))
@@ -166,7 +184,10 @@ def _text(path: Path) -> Table:
     csv.field_size_limit(MAX_CELL_CHARS)
     first, told = _samples(path)
     # Marks stand at the beginning; otherwise the first part with anything but plain Latin letters tells.
-    encoding = encoding_of(first if b"\0" in first[:2000] or not first.isascii() else told, cut=len(told) == _SAMPLE_BYTES)
+    encoding = encoding_of(
+        first if b"\0" in first[:2000] or not first.isascii() else told,
+        cut=len(told) == _SAMPLE_BYTES,
+    )
     text = first.decode(encoding, "replace").removeprefix("\ufeff")
     if text[:4096].count("\ufffd") > 40 or b"\0\0\0\0" in first[:4096]:  # noqa: PLR2004 - damage here and there is named by its line
         raise TableError(f"{path.name} is not a text.", fix="Export the list as CSV UTF-8.")
@@ -183,14 +204,18 @@ def _text(path: Path) -> Table:
             try:
                 for cells in reader:
                     if len(cells) > MAX_COLUMNS:
-                        raise TableError(f"{path.name}: line {begun} has more than {MAX_COLUMNS} fields.", fix="Is it a list?")
+                        raise TableError(
+                            f"{path.name}: line {begun} has more than {MAX_COLUMNS} fields.",
+                            fix="Is it a list?",
+                        )
                     if number and any(cells) and not "".join(cells).isspace():
                         yield number, cells
                     number += 1
                     begun = lines.number + 1
             except UnicodeDecodeError:
                 raise TableError(
-                    f"{path.name}: the text near line {lines.number} is not {encoding}.", fix="Export it as CSV UTF-8."
+                    f"{path.name}: the text near line {lines.number} is not {encoding}.",
+                    fix="Export it as CSV UTF-8.",
                 ) from None
             except csv.Error:
                 raise TableError(

@@ -7,7 +7,19 @@ import sys
 import typer
 from rich.console import Console
 
-from notifier.cli import api_key, bench, bench_events, campaign, demo, dkim, dossier, returned, serve, up, webhook
+from notifier.cli import (
+    api_key,
+    bench,
+    bench_events,
+    campaign,
+    demo,
+    dkim,
+    dossier,
+    serve,
+    up,
+    webhook,
+)
+from notifier.cli import bounces as returned
 from notifier.errors import NotifierError
 
 app = typer.Typer(
@@ -22,7 +34,17 @@ app.add_typer(api_key.app, name="api-key")
 app.add_typer(dossier.app, name="dossier")
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(dkim.app, name="dkim")
-for command in (up.up, demo.demo, serve.web, serve.worker, serve.beat, serve.catcher, serve.migrate, serve.doctor, returned.returned):
+for command in (
+    up.up,
+    demo.demo,
+    serve.web,
+    serve.worker,
+    serve.beat,
+    serve.catcher,
+    serve.migrate,
+    serve.doctor,
+    returned.returned,
+):
     app.command()(command)
 
 
@@ -31,7 +53,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except NotifierError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(str(error))}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold red]Error:[/] {_escaped(str(error))}"
+        )
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

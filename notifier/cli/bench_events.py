@@ -24,11 +24,11 @@ from sqlalchemy import text
 
 from notifier.cli.bench import OurSink, running, write_list
 from notifier.domain import keys
-from notifier.domain.definitions import Definition, load_definition
-from notifier.embedded.processes import LOOPBACK, kept_port
+from notifier.domain.campaign_files import Definition, load_definition
 from notifier.errors import UnavailableError
-from notifier.flows import campaign as story
-from notifier.flows.audience import load_list
+from notifier.flows import control as story
+from notifier.flows.lists import load_list
+from notifier.instance.processes import LOOPBACK, kept_port
 from notifier.services import Services
 
 CONNECTIONS = 16
@@ -70,7 +70,9 @@ class Caller:
         answer = self._connection.getresponse()
         raw = answer.read()
         if answer.status not in {200, 202}:
-            raise UnavailableError(f"The API answered {answer.status}.", fix=raw.decode(errors="replace")[:300])
+            raise UnavailableError(
+                f"The API answered {answer.status}.", fix=raw.decode(errors="replace")[:300]
+            )
         return orjson.loads(raw)
 
     def one(self, number: int) -> None:
@@ -83,7 +85,9 @@ class Caller:
         found = self.post("dossier-events/batch", {"events": [event(number) for number in numbers]})
         now = time.time()
         if found["refused"]:
-            raise UnavailableError("The API refused an event of a batch.", fix=str(found["results"])[:300])
+            raise UnavailableError(
+                "The API refused an event of a batch.", fix=str(found["results"])[:300]
+            )
         self.told.update((result["message_id"], now) for result in found["results"])
 
 
@@ -153,7 +157,9 @@ class Bench:
             told |= caller.told
         self.told |= told
         settled = self.settled(list(told))
-        waits = sorted(max(0.0, settled[each] - at) * 1000 for each, at in told.items() if each in settled)
+        waits = sorted(
+            max(0.0, settled[each] - at) * 1000 for each, at in told.items() if each in settled
+        )
         if not waits:
             raise UnavailableError("No notice arrived.", fix="See the logs of the workers.")
         return waits[len(waits) // 2], waits[min(len(waits) - 1, len(waits) * 99 // 100)]
@@ -165,7 +171,9 @@ class Bench:
         while True:
             with self._services.session() as session:
                 rows = session.execute(
-                    text("""SELECT id::text, extract(epoch FROM settled_at)::float8, state::text FROM message WHERE id = ANY(:ids)"""),
+                    text(
+                        """SELECT id::text, extract(epoch FROM settled_at)::float8, state::text FROM message WHERE id = ANY(:ids)"""
+                    ),
                     {"ids": ids},
                 ).all()
             if all(state in _SETTLED for _, _, state in rows) or time.monotonic() > deadline:
@@ -174,8 +182,15 @@ class Bench:
 
 
 def events(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Take less than 50 seconds: fewer events, a smaller campaign.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Take less than 50 seconds: fewer events, a smaller campaign."
+        ),
+    ] = False,
 ) -> None:
     """Measure dossier events through the API, alone and beside a running campaign."""
     with tempfile.TemporaryDirectory(prefix="notifier-bench-", ignore_cleanup_errors=True) as name:
@@ -188,7 +203,13 @@ def events(
             with running(folder / "var", sink, 2, port=port) as instance:
                 services = Services(instance.settings)
                 with services.engine.begin() as connection:
-                    key = keys.create(connection, name="bench", scopes=["events:write"], sandbox=False, now=services.clock())
+                    key = keys.create(
+                        connection,
+                        name="bench",
+                        scopes=["events:write"],
+                        sandbox=False,
+                        now=services.clock(),
+                    )
                 figures = measure(services, Bench(services, port, key), sink, quick=quick)
                 services.close()
         finally:
@@ -201,7 +222,9 @@ def events(
 
 
 @contextmanager
-def campaign(services: Services, definition: Definition, audience: Path) -> Iterator[threading.Event]:
+def campaign(
+    services: Services, definition: Definition, audience: Path
+) -> Iterator[threading.Event]:
     """Let a campaign run meanwhile, and wait for its end; the event says that it is over."""
     story.launch(services, definition, audience=audience)
     over = threading.Event()
@@ -222,7 +245,11 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
     mails = 60_000 if quick else 114_072
     path = services.settings.var / "bench.csv"
     write_list(path, mails)
-    definition = replace(load_definition(services.settings.campaigns / "debt-notice.toml", name=_CAMPAIGN), window=None, not_after=None)
+    definition = replace(
+        load_definition(services.settings.campaigns / "debt-notice.toml", name=_CAMPAIGN),
+        window=None,
+        not_after=None,
+    )
     load_list(services, path, services.catalogue[definition.template])
     bench.latency(1)
     _err.print("Single events …")
@@ -246,9 +273,15 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
                 "with_campaign_batch_events_per_second": round(bench.batches(10_000)),
             }
             if over.is_set():
-                raise UnavailableError("The campaign was over before the events were taken.", fix="Run it again, on an idle machine.")
+                raise UnavailableError(
+                    "The campaign was over before the events were taken.",
+                    fix="Run it again, on an idle machine.",
+                )
         bench.settled(list(bench.told))
-    sent = [story.status(services, name).counts.states.get("accepted", 0) for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])]
+    sent = [
+        story.status(services, name).counts.states.get("accepted", 0)
+        for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])
+    ]
     received, distinct = sink.counts()
     wanted = len(bench.told) + mails * len(sent)
     return {

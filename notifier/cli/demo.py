@@ -13,9 +13,9 @@ import typer
 
 from notifier.cli.campaign import show_status, watch
 from notifier.cli.up import Port, Workers, console, make_instance, show, until_stopped
-from notifier.domain.definitions import load_definition
+from notifier.domain.campaign_files import load_definition
 from notifier.errors import UnavailableError
-from notifier.flows import campaign as story
+from notifier.flows import control as story
 from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
 from notifier.settings import Settings
@@ -30,8 +30,12 @@ def write_list(path: Path, businesses: int) -> None:
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End after the summary instead of staying up.")] = False,
-    businesses: Annotated[int, typer.Option("--businesses", min=1, help="How many invented businesses.")] = 1000,
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the summary instead of staying up.")
+    ] = False,
+    businesses: Annotated[
+        int, typer.Option("--businesses", min=1, help="How many invented businesses.")
+    ] = 1000,
     port: Port = 8000,
     workers: Workers = 2,
 ) -> None:
@@ -59,7 +63,9 @@ def demo(
                 console.print(f"Read them at http://127.0.0.1:{port}/inbox")
             services.close()
             if not final.over:
-                raise UnavailableError("The demo was stopped before the campaign finished.", fix="Run it again.")
+                raise UnavailableError(
+                    "The demo was stopped before the campaign finished.", fix="Run it again."
+                )
             if not once:
                 console.print("Ctrl-C stops it.")
                 done.wait()

@@ -18,8 +18,8 @@ from sqlalchemy.exc import OperationalError
 from notifier import migrations
 from notifier.cli.up import prepare_database
 from notifier.db import make_engine
-from notifier.embedded.instance import parts
 from notifier.errors import NotifierError, SettingsError
+from notifier.instance.supervisor import parts
 from notifier.queues import LANES, QUEUES, WEBHOOKS
 from notifier.services import Services
 from notifier.settings import Settings
@@ -58,14 +58,18 @@ def web(
 
 
 def worker(
-    lane: Annotated[str, typer.Option("--lane", help="campaign, notice (with housekeeping) or webhooks.")],
+    lane: Annotated[
+        str, typer.Option("--lane", help="campaign, notice (with housekeeping) or webhooks.")
+    ],
     processes: Annotated[int, typer.Option("--processes", min=1, max=64)] = 2,
 ) -> None:
     """Send mail of one lane, or tell other systems by webhooks."""
     known = (*LANES, WEBHOOKS)
     if lane not in known:
         raise SettingsError(f"There is no lane {lane}.", fix=f"Lanes are: {', '.join(known)}.")
-    chosen = next(part for part in parts(processes, web=False, port=0) if part.name == f"worker-{lane}")
+    chosen = next(
+        part for part in parts(processes, web=False, port=0) if part.name == f"worker-{lane}"
+    )
     os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
 
 
@@ -78,11 +82,23 @@ def beat() -> None:
 def catcher(
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 2525,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Where to keep mail. Default: the state folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to keep mail. Default: the state folder.")
+    ] = None,
 ) -> None:
     """Run the mail catcher: an SMTP server that keeps mail instead of delivering it."""
     kept = folder or Settings.from_env().var / "mail"
-    command = [sys.executable, "-m", "notifier.embedded.catcher", "--port", str(port), "--host", host, "--folder", str(kept)]
+    command = [
+        sys.executable,
+        "-m",
+        "notifier.instance.servers.catcher",
+        "--port",
+        str(port),
+        "--host",
+        host,
+        "--folder",
+        str(kept),
+    ]
     sys.exit(subprocess.run(command, check=False).returncode)
 
 
@@ -100,7 +116,9 @@ def _reachable(settings: Settings) -> None:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
     except OperationalError as error:
-        raise NotifierError(_short(error), fix="Check NOTIFIER_DATABASE_URL and that PostgreSQL runs.") from None
+        raise NotifierError(
+            _short(error), fix="Check NOTIFIER_DATABASE_URL and that PostgreSQL runs."
+        ) from None
     finally:
         engine.dispose()
 
@@ -122,7 +140,9 @@ def _check_schema(settings: Settings) -> None:
 
 def _check_broker(services: Services) -> None:
     if any(services.queues.depth(queue) is None for queue in QUEUES):
-        raise NotifierError("The broker cannot be reached.", fix="Check NOTIFIER_BROKER_URL and that Valkey runs.")
+        raise NotifierError(
+            "The broker cannot be reached.", fix="Check NOTIFIER_BROKER_URL and that Valkey runs."
+        )
 
 
 def _check_smtp(settings: Settings) -> None:
@@ -133,13 +153,16 @@ def _check_smtp(settings: Settings) -> None:
             client.ehlo(settings.hostname)
     except OSError as error:
         raise NotifierError(
-            f"The SMTP server {server.host}:{server.port} cannot be reached: {error}.", fix="Check NOTIFIER_SMTP_URL."
+            f"The SMTP server {server.host}:{server.port} cannot be reached: {error}.",
+            fix="Check NOTIFIER_SMTP_URL.",
         ) from None
 
 
 def _check_dkim(services: Services) -> None:
     if services.dkim is not None and (refusal := services.dkim.refusal(services.sender.address)):
-        raise SettingsError(refusal, fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml.")
+        raise SettingsError(
+            refusal, fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml."
+        )
 
 
 def doctor() -> None:

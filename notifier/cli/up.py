@@ -18,14 +18,18 @@ from rich.table import Table
 from notifier import migrations
 from notifier.db import make_engine
 from notifier.domain import calendar
-from notifier.embedded.instance import Instance
+from notifier.instance.supervisor import Instance
 from notifier.observability import use_metrics_folder
 from notifier.settings import Settings
 
 console = Console(stderr=True, highlight=False)
 
-Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="The web server's port on 127.0.0.1.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that send campaigns.")]
+Port = Annotated[
+    int, typer.Option("--port", min=1, max=65535, help="The web server's port on 127.0.0.1.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, max=64, help="Processes that send campaigns.")
+]
 NoWeb = Annotated[bool, typer.Option("--no-web", help="Do not start the web server.")]
 
 
@@ -41,7 +45,15 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def make_instance(settings: Settings, *, port: int, workers: int, web: bool = True, logs: bool = True, keep_mail: bool = True) -> Instance:
+def make_instance(
+    settings: Settings,
+    *,
+    port: int,
+    workers: int,
+    web: bool = True,
+    logs: bool = True,
+    keep_mail: bool = True,
+) -> Instance:
     """Return an instance that is ready to be started."""
     return Instance(
         settings,

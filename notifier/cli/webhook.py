@@ -11,17 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from notifier.delivery import targets
 from notifier.domain import keys, webhooks
 from notifier.domain.calendar import HANOI
 from notifier.domain.webhooks import WebhookError
 from notifier.services import Services
+from notifier.webhooks import targets
 
 app = typer.Typer(no_args_is_help=True, help="Tell other systems what became of their mail.")
 console = Console(highlight=False)
 _SHOWN = 20
 
-KeyName = Annotated[str, typer.Argument(metavar="KEY-NAME", help="The name of the system's key.", show_default=False)]
+KeyName = Annotated[
+    str,
+    typer.Argument(metavar="KEY-NAME", help="The name of the system's key.", show_default=False),
+]
 
 
 def _moment(value: datetime) -> str:
@@ -29,7 +32,10 @@ def _moment(value: datetime) -> str:
 
 
 @app.command("set")
-def set_url(name: KeyName, url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted, https://…")]) -> None:
+def set_url(
+    name: KeyName,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted, https://…")],
+) -> None:
     """Tell events of this key's messages to a URL from now on."""
     with Services() as services:
         private = services.settings.webhooks_private
@@ -38,11 +44,14 @@ def set_url(name: KeyName, url: Annotated[str, typer.Argument(metavar="URL", hel
             targets.resolve(checked, private=private)
         except targets.TargetError as error:
             raise WebhookError(
-                f"The webhook cannot be reached: {error}.", fix="Name a host that this machine finds, at a public address."
+                f"The webhook cannot be reached: {error}.",
+                fix="Name a host that this machine finds, at a public address.",
             ) from None
         with services.engine.begin() as connection:
             webhooks.set_url(connection, name, url)
-    console.print(f"Events of {name} are posted there from now on. Give its operator the output of: notifier webhook secret {name}")
+    console.print(
+        f"Events of {name} are posted there from now on. Give its operator the output of: notifier webhook secret {name}"
+    )
 
 
 @app.command()
@@ -58,7 +67,10 @@ def secret(name: KeyName) -> None:
 
 @app.command("list")
 def list_webhooks(
-    name: Annotated[str | None, typer.Argument(metavar="[KEY-NAME]", help="Show this key, and what it did not take.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[KEY-NAME]", help="Show this key, and what it did not take."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show how many events wait, are delivered and are set aside; with a key's name also which ones it did not take."""
@@ -76,7 +88,7 @@ def list_webhooks(
         return
     table = Table("Key", "URL", "Waiting", "Delivered", "Set aside", "Last problem")
     for each in found:
-        counts = (str(number) for number in (each.waiting, each.delivered, each.set_aside))
+        counts = (str(number) for number in (each.waiting, each.delivered, each.dead_letter))
         table.add_row(each.key, each.url or "switched off", *counts, each.problem or "")
     console.print(table)
     if troubles:
@@ -84,11 +96,28 @@ def list_webhooks(
 
 
 def _show(troubles: list[webhooks.Trouble]) -> None:
-    table = Table("Event", "Kind", "Message", "Happened", "Tries", "Next try", "Problem", title=f"Not taken (the newest {_SHOWN} at most)")
+    table = Table(
+        "Event",
+        "Kind",
+        "Message",
+        "Happened",
+        "Tries",
+        "Next try",
+        "Problem",
+        title=f"Not taken (the newest {_SHOWN} at most)",
+    )
     for each in troubles:
-        again = "set aside" if each.set_aside_at else _moment(each.due_at)
+        again = "set aside" if each.dead_lettered_at else _moment(each.due_at)
         message = str(each.message_id or "")
-        table.add_row(str(each.id), each.kind, message, _moment(each.at), str(each.attempts), again, each.problem or "")
+        table.add_row(
+            str(each.id),
+            each.kind,
+            message,
+            _moment(each.at),
+            str(each.attempts),
+            again,
+            each.problem or "",
+        )
     console.print(table)
 
 
@@ -103,21 +132,27 @@ def replay(
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
         ),
     ] = None,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Only what was set aside. This is the default.")] = False,
+    dead_letter: Annotated[
+        bool, typer.Option("--set-aside", help="Only what was set aside. This is the default.")
+    ] = False,
 ) -> None:
     """Tell events again, under the same ids, for another three days."""
-    if since is not None and set_aside:
+    if since is not None and dead_letter:
         raise WebhookError("--since and --set-aside exclude each other.", fix="Give one of them.")
     moment = since.replace(tzinfo=HANOI) if since else None
     with Services() as services:
         with services.engine.begin() as connection:
             key = keys.named(connection, name)
             if key.webhook_url is None:
-                raise WebhookError(f"{name} has no webhook.", fix=f"Set one first: notifier webhook set {name} URL")
+                raise WebhookError(
+                    f"{name} has no webhook.", fix=f"Set one first: notifier webhook set {name} URL"
+                )
             number = webhooks.replay(connection, key.id, now=services.clock(), since=moment)
         if number:
-            services.queues.wake_webhooks([key.id])
-    console.print(f"{number} events are told again." if number else "There is nothing to tell again.")
+            services.queues.enqueue_webhooks([key.id])
+    console.print(
+        f"{number} events are told again." if number else "There is nothing to tell again."
+    )
 
 
 @app.command()

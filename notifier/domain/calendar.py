@@ -60,7 +60,10 @@ class Window:
                 return opens
             if local < datetime.combine(day, self.closes, HANOI):
                 return now
-        raise CampaignError("The sending window does not open within a year.", fix="Correct the calendar or the window.")
+        raise CampaignError(
+            "The sending window does not open within a year.",
+            fix="Correct the calendar or the window.",
+        )
 
     def to_json(self) -> dict[str, str]:
         """Return what `from_json` reads."""
@@ -70,18 +73,26 @@ class Window:
     def from_json(cls, value: Mapping[str, Any], *, where: str = "window") -> Window:
         """Read `{days, from, to}`; raise CampaignError that names the key of `where` at fault."""
         if unknown := sorted(set(value) - {"days", "from", "to"}):
-            raise CampaignError(f"[{where}] has the unknown key {unknown[0]}.", fix="Known are days, from, to.")
+            raise CampaignError(
+                f"[{where}] has the unknown key {unknown[0]}.", fix="Known are days, from, to."
+            )
         days = value.get("days", "working")
         if days not in {"working", "all"}:
-            raise CampaignError(f"[{where}] days is neither working nor all.", fix='Write days = "working".')
+            raise CampaignError(
+                f"[{where}] days is neither working nor all.", fix='Write days = "working".'
+            )
         hours = []
         for key, default in (("from", "08:00"), ("to", "17:00")):
             try:
                 hours.append(time.fromisoformat(str(value.get(key, default))))
             except ValueError as error:
-                raise CampaignError(f"[{where}] {key} is not an hour.", fix=f'Write {key} = "{default}".') from error
+                raise CampaignError(
+                    f"[{where}] {key} is not an hour.", fix=f'Write {key} = "{default}".'
+                ) from error
         if hours[0] >= hours[1]:
-            raise CampaignError(f"[{where}] closes before it opens.", fix="Let from be earlier than to.")
+            raise CampaignError(
+                f"[{where}] closes before it opens.", fix="Let from be earlier than to."
+            )
         return cls(days, hours[0], hours[1])
 
 

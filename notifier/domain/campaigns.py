@@ -78,7 +78,11 @@ def next_state(name: str, state: State, step: Step) -> State:
     """Return the state after `step`; raise TransitionError when the table does not allow it."""
     after = TRANSITIONS.get((state, step))
     if after is None:
-        possible = sorted(s.value for (from_state, s) in TRANSITIONS if from_state is state and s.value in _ASKABLE)
+        possible = sorted(
+            s.value
+            for (from_state, s) in TRANSITIONS
+            if from_state is state and s.value in _ASKABLE
+        )
         raise TransitionError(
             f"Campaign {name} cannot {step.value}: {_WHY_NOT[state]}.",
             fix=f"Possible now: {', '.join(possible)}." if possible else "Nothing was changed.",
@@ -102,7 +106,9 @@ class Campaign(Base):
     lane: Mapped[str]
     template_version: Mapped[str]
     audience_id: Mapped[int | None]
-    state: Mapped[State] = mapped_column(Enum(State, name="campaign_state", values_callable=lambda kind: [s.value for s in kind]))
+    state: Mapped[State] = mapped_column(
+        Enum(State, name="campaign_state", values_callable=lambda kind: [s.value for s in kind])
+    )
     sender: Mapped[dict[str, Any]] = mapped_column(JSONB)
     topic_info: Mapped[dict[str, Any]] = mapped_column(JSONB)
     data: Mapped[dict[str, Any]] = mapped_column(JSONB)
@@ -131,7 +137,14 @@ def get(session: Session, name: str, *, lock: bool = False) -> Campaign:
     query = select(Campaign).where(Campaign.name == name, Campaign.kind == "campaign")
     campaign = session.scalar(query.with_for_update() if lock else query)
     if campaign is None:
-        known = list(session.scalars(select(Campaign.name).where(Campaign.kind == "campaign").order_by(Campaign.id.desc()).limit(5)))
+        known = list(
+            session.scalars(
+                select(Campaign.name)
+                .where(Campaign.kind == "campaign")
+                .order_by(Campaign.id.desc())
+                .limit(5)
+            )
+        )
         raise NotFoundError(
             f"There is no campaign {name}.",
             fix=f"The newest are: {', '.join(known)}." if known else "None has been launched yet.",

@@ -96,7 +96,7 @@ class EventRow:
 
 @dataclass(slots=True)
 class Dossier:
-    """How far a dossier is. `seen_at` is the moment of its newest event, `told_at` of the newest its applicant was told of.
+    """How far a dossier is. `seen_at` is the moment of its newest event, `notified_at` of the newest its applicant was told of.
 
     `waits`: the clock of the promised date stands still. `message_id` is the newest notice.
     """
@@ -107,7 +107,7 @@ class Dossier:
     sandbox: bool
     status: str
     seen_at: datetime
-    told_at: datetime
+    notified_at: datetime
     message_id: uuid.UUID | None
     address_id: int | None
     name: str
@@ -128,7 +128,9 @@ class Dossier:
         self.name, self.language = event.name, event.language
         self.tax_code = event.tax_code or self.tax_code
         self.address_id = address_id if address_id is not None else self.address_id
-        self.data = self.data | {key: event.data[key] for key in _KEPT if event.data.get(key) is not None}
+        self.data = self.data | {
+            key: event.data[key] for key in _KEPT if event.data.get(key) is not None
+        }
         if event.promised_at is not None:
             if self.promised_at is None:
                 self.promised_at = event.promised_at
@@ -137,22 +139,28 @@ class Dossier:
 
     def apology_data(self, now: datetime) -> dict[str, Any]:
         """Return the values of the apology: what is known of the dossier, with the old and the new date."""
-        dates = {"promised_at": self.promised_at, "new_promised_at": self.new_promised_at, "status_at": now}
-        told = {key: moment.astimezone(HANOI).isoformat(timespec="seconds") for key, moment in dates.items() if moment is not None}
+        dates = {
+            "promised_at": self.promised_at,
+            "new_promised_at": self.new_promised_at,
+            "status_at": now,
+        }
+        told = {
+            key: moment.astimezone(HANOI).isoformat(timespec="seconds")
+            for key, moment in dates.items()
+            if moment is not None
+        }
         return {**self.data, **told, "dossier_code": self.code}
 
 
 _KEPT = ("procedure", "office", "reason")
 _COLUMNS = (
-    "id, source, code, sandbox, status, seen_at, told_at, message_id, address_id, name, language, tax_code, data, promised_at, "
+    "id, source, code, sandbox, status, seen_at, notified_at, message_id, address_id, name, language, tax_code, data, promised_at, "
     "new_promised_at, waits, closed, apologised_at, key_id"
 )
 # Psycopg cannot return -infinity; a dossier of which nothing is known yet began before everything.
-_SEEN = (
-    _COLUMNS.replace("seen_at", "greatest(seen_at, '0002-01-01Z') AS seen_at").replace(
-        "told_at", "greatest(told_at, '0002-01-01Z') AS told_at"
-    )
-)  # fmt: skip
+_SEEN = _COLUMNS.replace("seen_at", "greatest(seen_at, '0002-01-01Z') AS seen_at").replace(
+    "notified_at", "greatest(notified_at, '0002-01-01Z') AS notified_at"
+)
 
 
 _KEYS = (
@@ -160,7 +168,11 @@ _KEYS = (
     bindparam("codes", type_=ARRAY(String)),
     bindparam("sandboxes", type_=ARRAY(Boolean)),
 )
-_EVENT_KEYS = (*_KEYS, bindparam("statuses", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(DateTime(timezone=True))))
+_EVENT_KEYS = (
+    *_KEYS,
+    bindparam("statuses", type_=ARRAY(String)),
+    bindparam("moments", type_=ARRAY(DateTime(timezone=True))),
+)
 
 # The empty update locks what is there and returns it: whoever comes later waits here until this transaction ends.
 _LOCK = text(f"""
@@ -190,11 +202,21 @@ SELECT * FROM unnest(:ids, :sources, :codes, :statuses, :moments, :sandboxes, :r
 )
 
 _CHANGED: dict[str, Any] = {
-    "status": String(), "seen_at": DateTime(timezone=True), "told_at": DateTime(timezone=True), "message_id": Uuid(),
-    "address_id": BigInteger(), "name": String(), "language": String(), "tax_code": String(), "promised_at": DateTime(timezone=True),
-    "new_promised_at": DateTime(timezone=True), "waits": Boolean(), "closed": Boolean(), "apologised_at": DateTime(timezone=True),
+    "status": String(),
+    "seen_at": DateTime(timezone=True),
+    "notified_at": DateTime(timezone=True),
+    "message_id": Uuid(),
+    "address_id": BigInteger(),
+    "name": String(),
+    "language": String(),
+    "tax_code": String(),
+    "promised_at": DateTime(timezone=True),
+    "new_promised_at": DateTime(timezone=True),
+    "waits": Boolean(),
+    "closed": Boolean(),
+    "apologised_at": DateTime(timezone=True),
     "key_id": Integer(),
-}  # fmt: skip
+}
 _SAVE = text(f"""
 UPDATE dossier d SET data = cast(o.data AS json), {", ".join(f"{name} = o.{name}" for name in _CHANGED)}
   FROM unnest(:id, :data, {", ".join(f":{name}" for name in _CHANGED)}) AS o (id, data, {", ".join(_CHANGED)}) WHERE d.id = o.id
@@ -205,7 +227,9 @@ UPDATE dossier d SET data = cast(o.data AS json), {", ".join(f"{name} = o.{name}
 )
 
 
-def lock(connection: Connection, wanted: Mapping[tuple[str, str, bool], int]) -> dict[tuple[str, str, bool], Dossier]:
+def lock(
+    connection: Connection, wanted: Mapping[tuple[str, str, bool], int]
+) -> dict[tuple[str, str, bool], Dossier]:
     """Return the dossiers by source, code and sandbox, locked until the transaction ends; one that is new begins, for its key."""
     if not wanted:
         return {}
@@ -218,15 +242,21 @@ def lock(connection: Connection, wanted: Mapping[tuple[str, str, bool], int]) ->
             "key_ids": list(wanted.values()),
         },
     )
-    return {(each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)}
+    return {
+        (each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)
+    }
 
 
 def save(connection: Connection, dossiers: Sequence[Dossier]) -> None:
     """Write back dossiers that this transaction has locked."""
     if not dossiers:
         return
-    values: dict[str, list[Any]] = {name: [getattr(each, name) for each in dossiers] for name in ("id", *_CHANGED)}
-    connection.execute(_SAVE, values | {"data": [orjson.dumps(each.data).decode() for each in dossiers]})
+    values: dict[str, list[Any]] = {
+        name: [getattr(each, name) for each in dossiers] for name in ("id", *_CHANGED)
+    }
+    connection.execute(
+        _SAVE, values | {"data": [orjson.dumps(each.data).decode() for each in dossiers]}
+    )
 
 
 def _event_keys(keys: Iterable[EventKey]) -> dict[str, list[Any]]:
@@ -245,9 +275,18 @@ def known_events(connection: Connection, keys: Sequence[EventKey]) -> dict[Event
     if not keys:
         return {}
     found = {}
-    for number, source, code, status, moment, sandbox, fingerprint, outcome, message_id, key_id in connection.execute(
-        _KNOWN, _event_keys(keys)
-    ):
+    for (
+        number,
+        source,
+        code,
+        status,
+        moment,
+        sandbox,
+        fingerprint,
+        outcome,
+        message_id,
+        key_id,
+    ) in connection.execute(_KNOWN, _event_keys(keys)):
         key = EventKey(source, code, status, moment, sandbox)
         found[key] = EventRow(key, number, bytes(fingerprint), outcome, message_id, key_id)
     return found
@@ -295,11 +334,13 @@ def overdue(
                     AND source = ANY(:sources) ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED"""),
         {"today": today, "before": before, "sources": list(sources), "most": most},
     )
-    return {(each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)}
+    return {
+        (each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class Undeliverable:
     """An event whose applicant could not be told, for officers."""
 
     source: str
@@ -309,11 +350,13 @@ class Untold:
     received_at: datetime
 
 
-def untold(connection: Connection, *, since: datetime, most: int = 1_000) -> list[Untold]:
+def undeliverable(
+    connection: Connection, *, since: datetime, most: int = 1_000
+) -> list[Undeliverable]:
     """Return the events since `since` whose applicants left no address, the newest first."""
     rows = connection.execute(
         text("""SELECT source, code, status, occurred_at, received_at FROM dossier_event
                  WHERE outcome = 'no-address' AND NOT sandbox AND received_at >= :since ORDER BY received_at DESC LIMIT :most"""),
         {"since": since, "most": most},
     )
-    return [Untold(*row) for row in rows]
+    return [Undeliverable(*row) for row in rows]

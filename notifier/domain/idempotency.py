@@ -42,7 +42,9 @@ SELECT o.key_id, o.token, o.fingerprint, :now FROM unnest(:key_ids, :tokens, :fi
 _KNOWN = text("""
 SELECT i.key_id, i.token, i.fingerprint, i.status, i.body FROM idempotency i
   JOIN unnest(:key_ids, :tokens) AS o (key_id, token) USING (key_id, token)
-""").bindparams(bindparam("key_ids", type_=ARRAY(Integer)), bindparam("tokens", type_=ARRAY(String)))
+""").bindparams(
+    bindparam("key_ids", type_=ARRAY(Integer)), bindparam("tokens", type_=ARRAY(String))
+)
 
 _ANSWER = text("""
 UPDATE idempotency i SET status = o.status, body = cast(o.body AS json)
@@ -56,18 +58,27 @@ UPDATE idempotency i SET status = o.status, body = cast(o.body AS json)
 )
 
 
-def claim(connection: Connection, wanted: Mapping[Token, bytes], now: datetime) -> dict[Token, Stored]:
+def claim(
+    connection: Connection, wanted: Mapping[Token, bytes], now: datetime
+) -> dict[Token, Stored]:
     """Take the tokens, each with its request's fingerprint, for this transaction; return those that were answered before."""
     if not wanted:
         return {}
     columns = {"key_ids": [key for key, _ in wanted], "tokens": [token for _, token in wanted]}
-    rows = connection.execute(_CLAIM, {**columns, "fingerprints": list(wanted.values()), "now": now})
+    rows = connection.execute(
+        _CLAIM, {**columns, "fingerprints": list(wanted.values()), "now": now}
+    )
     mine = {(key, token) for key, token in rows}
     others = [each for each in wanted if each not in mine]
     if not others:
         return {}
-    known = connection.execute(_KNOWN, {"key_ids": [key for key, _ in others], "tokens": [token for _, token in others]})
-    return {(key, token): Stored(bytes(fingerprint), status, body) for key, token, fingerprint, status, body in known}
+    known = connection.execute(
+        _KNOWN, {"key_ids": [key for key, _ in others], "tokens": [token for _, token in others]}
+    )
+    return {
+        (key, token): Stored(bytes(fingerprint), status, body)
+        for key, token, fingerprint, status, body in known
+    }
 
 
 def answer(connection: Connection, answers: Sequence[tuple[Token, int, Any]]) -> None:
@@ -86,4 +97,6 @@ def answer(connection: Connection, answers: Sequence[tuple[Token, int, Any]]) ->
 
 def forget(connection: Connection, now: datetime) -> int:
     """Delete answers older than `KEPT`; return how many."""
-    return connection.execute(text("DELETE FROM idempotency WHERE created_at < :before"), {"before": now - KEPT}).rowcount
+    return connection.execute(
+        text("DELETE FROM idempotency WHERE created_at < :before"), {"before": now - KEPT}
+    ).rowcount

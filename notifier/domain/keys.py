@@ -17,7 +17,13 @@ from sqlalchemy import Connection, text
 
 from notifier.errors import NotFoundError, NotifierError
 
-SCOPES = ("events:write", "messages:write", "messages:read", "campaigns:write", "suppressions:write")
+SCOPES = (
+    "events:write",
+    "messages:write",
+    "messages:read",
+    "campaigns:write",
+    "suppressions:write",
+)
 _LIVE, _SANDBOX = "notifier_live_", "notifier_test_"
 _USED_EVERY = timedelta(minutes=1)
 _WEBHOOK_SECRET_BYTES = 32
@@ -75,11 +81,16 @@ def create(
     With `sources` it may report events of these alone.
     """
     if not name.strip() or len(name) > 100:  # noqa: PLR2004 - what fits in a list
-        raise KeyRequestError("The name is empty or longer than 100 characters.", fix="Name the system that will use the key.")
+        raise KeyRequestError(
+            "The name is empty or longer than 100 characters.",
+            fix="Name the system that will use the key.",
+        )
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise KeyRequestError(
-            f"The scope {unknown[0]} is not known." if unknown else "A key without a scope may do nothing.",
+            f"The scope {unknown[0]} is not known."
+            if unknown
+            else "A key without a scope may do nothing.",
             fix=f"Scopes are: {', '.join(SCOPES)}.",
         )
     if expires_at is not None and expires_at <= now:
@@ -99,20 +110,28 @@ def create(
         },
     )
     if row.first() is None:
-        raise KeyRequestError(f"There is a key named {name.strip()} already.", fix="Choose another name; names of revoked keys stay taken.")
+        raise KeyRequestError(
+            f"There is a key named {name.strip()} already.",
+            fix="Choose another name; names of revoked keys stay taken.",
+        )
     return token
 
 
 def find(connection: Connection, token: str) -> Key | None:
     """Return the key that `token` is, whether it may still be used or not."""
-    row = connection.execute(text(f"SELECT {_COLUMNS} FROM api_key WHERE digest = :digest"), {"digest": _digest(token)}).first()
+    row = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM api_key WHERE digest = :digest"), {"digest": _digest(token)}
+    ).first()
     return None if row is None else _key(row)
 
 
 def used(connection: Connection, key: Key, now: datetime) -> None:
     """Note that the key was used, at most once a minute."""
     if key.last_used_at is None or now - key.last_used_at >= _USED_EVERY:
-        connection.execute(text("UPDATE api_key SET last_used_at = :now WHERE id = :id"), {"now": now, "id": key.id})
+        connection.execute(
+            text("UPDATE api_key SET last_used_at = :now WHERE id = :id"),
+            {"now": now, "id": key.id},
+        )
 
 
 def _key(row: Sequence[object]) -> Key:
@@ -124,31 +143,45 @@ def _key(row: Sequence[object]) -> Key:
 
 def every(connection: Connection) -> list[Key]:
     """Return all keys, by name."""
-    return [_key(row) for row in connection.execute(text(f"SELECT {_COLUMNS} FROM api_key ORDER BY name"))]
+    return [
+        _key(row)
+        for row in connection.execute(text(f"SELECT {_COLUMNS} FROM api_key ORDER BY name"))
+    ]
 
 
 def named(connection: Connection, name: str) -> Key:
     """Return the key with that name; raise NotFoundError."""
-    row = connection.execute(text(f"SELECT {_COLUMNS} FROM api_key WHERE name = :name"), {"name": name}).first()
+    row = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM api_key WHERE name = :name"), {"name": name}
+    ).first()
     if row is None:
-        raise NotFoundError(f"There is no key named {name}.", fix="See them with: notifier api-key list")
+        raise NotFoundError(
+            f"There is no key named {name}.", fix="See them with: notifier api-key list"
+        )
     return _key(row)
 
 
 def revoke(connection: Connection, name: str, now: datetime) -> bool:
     """Let the key be of no use from now on; say whether it was of use before. Raise NotFoundError."""
     key = named(connection, name)
-    connection.execute(text("UPDATE api_key SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id"), {"now": now, "id": key.id})
+    connection.execute(
+        text("UPDATE api_key SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id"),
+        {"now": now, "id": key.id},
+    )
     return key.revoked_at is None
 
 
 def set_webhook(connection: Connection, name: str, url: str | None) -> None:
     """Tell events of this key's messages to `url` from now on; None tells nobody. Raise NotFoundError."""
     key = named(connection, name)
-    connection.execute(text("UPDATE api_key SET webhook_url = :url WHERE id = :id"), {"url": url, "id": key.id})
+    connection.execute(
+        text("UPDATE api_key SET webhook_url = :url WHERE id = :id"), {"url": url, "id": key.id}
+    )
 
 
 def webhook_secret(service_secret: bytes, key_id: int) -> str:
     """Return the secret that signs a key's webhooks, in the form of Standard Webhooks. It is derived, so it lies in no table."""
-    derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[:_WEBHOOK_SECRET_BYTES]
+    derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[
+        :_WEBHOOK_SECRET_BYTES
+    ]
     return "whsec_" + base64.b64encode(derived).decode()

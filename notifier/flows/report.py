@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xlsxwriter
 from defusedcsv import csv
@@ -14,30 +14,45 @@ from sqlalchemy import text
 from notifier.domain import campaigns
 from notifier.domain.calendar import HANOI
 from notifier.errors import CampaignError
-
-if TYPE_CHECKING:
-    from notifier.services import Services
+from notifier.services import Services
 
 HEADINGS = (
-    "Dòng / Row", "Mã số thuế / Tax code", "Tên / Name", "Thư điện tử / E-mail", "Kết quả / Outcome", "Trả lời / Reply",
-    "Máy chủ nhận / Receiving host", "Thời gian (Hà Nội) / Time (Hanoi)", "Số lần gửi / Attempts", "Nghi ngờ / Doubts",
-    "Mã thư / Message id", "SHA-256",
-)  # fmt: skip
-_MOST_SHEET_ROWS = 1_048_575
+    "Dòng / Row",
+    "Mã số thuế / Tax code",
+    "Tên / Name",
+    "Thư điện tử / E-mail",
+    "Kết quả / Outcome",
+    "Trả lời / Reply",
+    "Máy chủ nhận / Receiving host",
+    "Thời gian (Hà Nội) / Time (Hanoi)",
+    "Số lần gửi / Attempts",
+    "Nghi ngờ / Doubts",
+    "Mã thư / Message id",
+    "SHA-256",
+)
+_MAX_SHEET_ROWS = 1_048_575
 
 
-def write_report(services: Services, name: str, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+def write_report(
+    services: Services, name: str, out: Path, *, progress: Callable[[int, int], None] | None = None
+) -> int:
     """Write one row per message of the campaign to `out` (.csv or .xlsx), in the order of its list; return how many.
 
     Streams, so that memory stays flat. Raise CampaignError for another kind of file, or more rows than a sheet holds.
     """
     kind = out.suffix.lower()
     if kind not in {".csv", ".xlsx"}:
-        raise CampaignError(f"{out.name} is neither a .csv nor an .xlsx file.", fix="Name the report so that it ends in one of them.")
+        raise CampaignError(
+            f"{out.name} is neither a .csv nor an .xlsx file.",
+            fix="Name the report so that it ends in one of them.",
+        )
     with services.session() as session:
         campaign = campaigns.get(session, name)
-        if kind == ".xlsx" and campaign.total > _MOST_SHEET_ROWS:
-            raise CampaignError("The campaign has more messages than a spreadsheet has rows.", fix="Write a .csv report instead.")
+        if kind == ".xlsx" and campaign.total > _MAX_SHEET_ROWS:
+            raise CampaignError(
+                "The campaign has more messages than a spreadsheet has rows.",
+                fix="Write a .csv report instead.",
+            )
         rows = session.execute(
             text("""SELECT r.row_no, r.tax_code, r.name, a.email, m.state::text, m.detail, m.host, m.settled_at, m.attempts, m.doubts,
                            m.id::text, encode(m.sha256, 'hex')

@@ -5,22 +5,17 @@ Each part is one short transaction and safe to run in two places at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import structlog
 from sqlalchemy import select
 
 from notifier import observability
 from notifier.db import ensure_partitions
-from notifier.delivery import batches
-from notifier.domain import calendar, idempotency, webhooks
+from notifier.domain import batches, calendar, idempotency, webhooks
 from notifier.domain.campaigns import Campaign, State, Step
-from notifier.flows import dossier
-from notifier.flows.campaign import end_cancel
+from notifier.flows import dossier_events as dossier
+from notifier.flows.control import end_cancel
 from notifier.queues import LANES, WEBHOOKS, deliver_queue
-
-if TYPE_CHECKING:
-    from notifier.services import Services
+from notifier.services import Services
 
 log = structlog.get_logger(__name__)
 _WAKE_AT_ONCE = 2_000
@@ -33,15 +28,20 @@ def sweep(services: Services) -> None:
     _end_campaigns(services)
     dossier.apologise(services)
     for lane in LANES:
-        wake_lane(services, lane)
-    wake_webhooks(services)
+        enqueue_lane(services, lane)
+    enqueue_webhooks(services)
 
 
 def _recover(services: Services) -> None:
     with services.session() as session:
         recovery = batches.recover(session.connection())
     if recovery.batches:
-        log.warning("batches_recovered", batches=recovery.batches, in_doubt=recovery.in_doubt, set_aside=recovery.set_aside)
+        log.warning(
+            "batches_recovered",
+            batches=recovery.batches,
+            in_doubt=recovery.in_doubt,
+            dead_letter=recovery.dead_letter,
+        )
         observability.recovered(recovery.batches)
         observability.in_doubt(recovery.in_doubt)
 
@@ -58,7 +58,9 @@ def _start_scheduled(services: Services) -> None:
 def _end_campaigns(services: Services) -> None:
     with services.session() as session:
         open_ones = session.execute(
-            select(Campaign.id, Campaign.state).where(Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING]))
+            select(Campaign.id, Campaign.state).where(
+                Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING])
+            )
         ).all()
         for campaign_id, state in open_ones:
             if state is State.RUNNING:
@@ -68,35 +70,37 @@ def _end_campaigns(services: Services) -> None:
             end_cancel(services, campaign_id)
 
 
-def wake_lane(services: Services, lane: str) -> int:
+def enqueue_lane(services: Services, lane: str) -> int:
     """Wake what lies ready in `lane` when its queue is empty, so that a long queue is never doubled; return how many batches."""
     if services.queues.depth(deliver_queue(lane)) != 0:
         return 0
     with services.session() as session:
         ready = batches.ready_batches(session.connection(), lane, limit=_WAKE_AT_ONCE)
         waiting = batches.anything_waits(session.connection(), lane)
-    services.queues.wake_batches(lane, ready)
+    services.queues.enqueue_batches(lane, ready)
     if waiting:
-        services.queues.wake_gather(lane)
+        services.queues.enqueue_gather(lane)
     return len(ready)
 
 
-def wake_webhooks(services: Services) -> list[int]:
+def enqueue_webhooks(services: Services) -> list[int]:
     """Wake a worker for each key whose receiver is to be told something now, when none is woken already; return the keys."""
     with services.session() as session:
         due = webhooks.keys_due(session.connection(), services.clock())
     if due and services.queues.depth(WEBHOOKS) == 0:
-        services.queues.wake_webhooks(due)
+        services.queues.enqueue_webhooks(due)
     return due
 
 
 def gather(services: Services, lane: str) -> list[int]:
     """Put single messages that wait in `lane` and are due into batches; return the batches. More that wait are woken for."""
     with services.session() as session:
-        made = batches.gather(session.connection(), lane, route_of=services.routes.of_domain, now=services.clock())
+        made = batches.gather(
+            session.connection(), lane, route_of=services.routes.of_domain, now=services.clock()
+        )
         more = bool(made) and batches.anything_waits(session.connection(), lane)
     if more:
-        services.queues.wake_gather(lane)
+        services.queues.enqueue_gather(lane)
     return made
 
 

@@ -29,7 +29,9 @@ _OWN_LINE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _MARK = re.compile("\ue000(\\d+)\ue001")
-_SKELETON = re.compile(r"<!.*?>|(?P<element></?[a-zA-Z][a-zA-Z0-9]*)[^>]*>|(?P<text>[^<\s][^<]*)", re.DOTALL)
+_SKELETON = re.compile(
+    r"<!.*?>|(?P<element></?[a-zA-Z][a-zA-Z0-9]*)[^>]*>|(?P<text>[^<\s][^<]*)", re.DOTALL
+)
 _STYLE_ELEMENT = re.compile(r"<style\b.*?</style>", re.DOTALL)
 
 Read = Callable[[str], str]
@@ -49,7 +51,9 @@ def flatten(path: str, read: Read, *, language: str) -> str:
         text = read(path)
         total += len(text)
         if total > MAX_READ_CHARS:
-            raise TemplateError(f"{path}: the files it takes together are larger than {MAX_READ_CHARS // 1024} kB.")
+            raise TemplateError(
+                f"{path}: the files it takes together are larger than {MAX_READ_CHARS // 1024} kB."
+            )
         return text
 
     return _flatten(path, read_some, language, {}, 0)
@@ -57,14 +61,18 @@ def flatten(path: str, read: Read, *, language: str) -> str:
 
 def _flatten(path: str, read: Read, language: str, blocks: dict[str, str], depth: int) -> str:
     if depth > MAX_INCLUDE_DEPTH:
-        raise TemplateError(f"{path} includes itself, or files are included more than {MAX_INCLUDE_DEPTH} deep.")
+        raise TemplateError(
+            f"{path} includes itself, or files are included more than {MAX_INCLUDE_DEPTH} deep."
+        )
     text = _OWN_LINE.sub(r"\1", read(path))
     # Comments are for the people who edit templates, not for those who get the mail.
     text = TAG.sub(lambda tag: "" if tag[0].startswith("{#") else tag[0], text)
     parent = _STRUCTURE.match(text.lstrip())
     if parent is not None and parent["verb"] == "extends":
         own = _own_blocks(path, text.lstrip()[parent.end() :])
-        return _flatten(parent["path"].format(language=language), read, language, {**own, **blocks}, depth + 1)
+        return _flatten(
+            parent["path"].format(language=language), read, language, {**own, **blocks}, depth + 1
+        )
     return _fill_blocks(path, text, read, language, blocks, depth)
 
 
@@ -78,7 +86,10 @@ def _own_blocks(path: str, text: str) -> dict[str, str]:
         blocks[name] = inner
         at = end
     if text[at:].strip():
-        raise TemplateError(f"{path} has text outside its blocks.", fix="Move it into a block of the layout it extends.")
+        raise TemplateError(
+            f"{path} has text outside its blocks.",
+            fix="Move it into a block of the layout it extends.",
+        )
     return blocks
 
 
@@ -94,13 +105,17 @@ def _outer_blocks(path: str, text: str) -> list[tuple[int, int, str, str]]:
                 raise TemplateError(f"{path} has an endblock without its block.")
             start = opened.pop()
             if not opened:
-                found.append((start.start(), tag.end(), start["block"], text[start.end() : tag.start()]))
+                found.append(
+                    (start.start(), tag.end(), start["block"], text[start.end() : tag.start()])
+                )
     if opened:
         raise TemplateError(f"{path} does not end its block '{opened[-1]['block']}'.")
     return found
 
 
-def _fill_blocks(path: str, text: str, read: Read, language: str, blocks: dict[str, str], depth: int) -> str:
+def _fill_blocks(
+    path: str, text: str, read: Read, language: str, blocks: dict[str, str], depth: int
+) -> str:
     if depth > MAX_INCLUDE_DEPTH:
         raise TemplateError(f"{path}: its blocks are more than {MAX_INCLUDE_DEPTH} deep.")
 
@@ -108,7 +123,9 @@ def _fill_blocks(path: str, text: str, read: Read, language: str, blocks: dict[s
         def include(tag: re.Match[str]) -> str:
             if tag["verb"] != "include":
                 raise TemplateError(f"{path}: 'extends' must be the first tag of a file.")
-            return _flatten(tag["path"].format(language=language), read, language, blocks, depth + 1)
+            return _flatten(
+                tag["path"].format(language=language), read, language, blocks, depth + 1
+            )
 
         return _STRUCTURE.sub(include, piece)
 
@@ -116,7 +133,9 @@ def _fill_blocks(path: str, text: str, read: Read, language: str, blocks: dict[s
     at = 0
     for start, end, name, inner in _outer_blocks(path, text):
         pieces.append(with_includes(text[at:start]))
-        pieces.append(_fill_blocks(path, blocks.get(name, inner), read, language, blocks, depth + 1))
+        pieces.append(
+            _fill_blocks(path, blocks.get(name, inner), read, language, blocks, depth + 1)
+        )
         at = end
     pieces.append(with_includes(text[at:]))
     return "".join(pieces)
@@ -134,8 +153,12 @@ def inline_styles(source: str, name: str) -> str:
     tags: list[str] = []
     protected = _protect(source, name, tags)
     # The rules come from the page itself: nothing is fetched, whatever a template links to.
-    inlined = css_inline.CSSInliner(keep_at_rules=True, minify_css=True, load_remote_stylesheets=False).inline(protected)
-    for written, parsed in zip_longest(_skeleton(protected), _skeleton(inlined), fillvalue="the end"):
+    inlined = css_inline.CSSInliner(
+        keep_at_rules=True, minify_css=True, load_remote_stylesheets=False
+    ).inline(protected)
+    for written, parsed in zip_longest(
+        _skeleton(protected), _skeleton(inlined), fillvalue="the end"
+    ):
         if written != parsed:
             raise TemplateError(
                 f"{name} is not well-formed HTML: a parser finds {_shown(parsed, tags)} where {_shown(written, tags)} is written.",

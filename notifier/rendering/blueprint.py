@@ -97,8 +97,12 @@ def compile_blueprint(
     if language not in template.languages:
         raise TemplateError(f"The template '{template.name}' has no language '{language}'.")
     if not _DOMAIN.fullmatch(mail_domain):
-        raise TemplateError("The mail domain is not a domain name.", fix="Correct NOTIFIER_MAIL_DOMAIN.")
-    return Blueprint(template, language, sender, topic, bulk, feedback_id, mail_domain, max_bytes, max_seconds)
+        raise TemplateError(
+            "The mail domain is not a domain name.", fix="Correct NOTIFIER_MAIL_DOMAIN."
+        )
+    return Blueprint(
+        template, language, sender, topic, bulk, feedback_id, mail_domain, max_bytes, max_seconds
+    )
 
 
 class Blueprint:
@@ -136,7 +140,10 @@ class Blueprint:
         }
         environment = sandbox.Sandbox(language, constants)
         self._parts = {
-            part: environment.compile_part(template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}") for part in PARTS
+            part: environment.compile_part(
+                template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}"
+            )
+            for part in PARTS
         }
         self._empty: dict[str, Any] = {each.name: None for each in template.fields}
         self._empty_line: dict[str, Any] = {each.name: None for each in template.lines}
@@ -144,7 +151,9 @@ class Blueprint:
         self._last_date = (datetime.min.replace(tzinfo=LOCAL_ZONE), b"")
         self._frame(sender, topic, bulk, feedback_id, mail_domain)
 
-    def _frame(self, sender: Sender, topic: TopicInfo, bulk: bool, feedback_id: str, mail_domain: str) -> None:  # noqa: FBT001
+    def _frame(
+        self, sender: Sender, topic: TopicInfo, bulk: bool, feedback_id: str, mail_domain: str
+    ) -> None:  # noqa: FBT001
         """Build the bytes between the values that differ."""
         name = sender.name_en if self.language == "en" else sender.name_vi
         # Neither encoding of the bodies can produce "=_" at the start of a line (RFC 2045, section 6.7).
@@ -153,8 +162,12 @@ class Blueprint:
         static = [
             mime.mailbox("From", name, sender.address),
             mime.mailbox("Reply-To", name, sender.reply_to),
-            b"List-Id: " + mime.display_name(list_name, 9) + f"<{topic.code}.{mail_domain}>\r\n".encode(),
-            b"Feedback-ID: " + mime.unstructured(mime.header_text(feedback_id, 100), column=13) + b"\r\n",
+            b"List-Id: "
+            + mime.display_name(list_name, 9)
+            + f"<{topic.code}.{mail_domain}>\r\n".encode(),
+            b"Feedback-ID: "
+            + mime.unstructured(mime.header_text(feedback_id, 100), column=13)
+            + b"\r\n",
             b"Auto-Submitted: auto-generated\r\n",
             b"Precedence: bulk\r\n" if bulk else b"",
             b"X-Auto-Response-Suppress: OOF, AutoReply, RN, NRN\r\n",
@@ -169,7 +182,9 @@ class Blueprint:
         self._domain = mail_domain.encode()
         self._unsubscribe_start = self._unsubscribe_url.encode()
         self._before_html = (
-            b"\r\n--" + boundary + b'\r\nContent-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+            b"\r\n--"
+            + boundary
+            + b'\r\nContent-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
         )
         self._end = b"\r\n--" + boundary + b"--\r\n"
 
@@ -183,7 +198,9 @@ class Blueprint:
         subject = mime.subject("".join(self._run("subject.txt", values)))
         text = mime.base64_body("".join(self._run("body.txt", values)))
         html = self._run("body.html", values)
-        raw = b"".join((*headers, subject, self._static_headers, text, self._before_html, *html, self._end))
+        raw = b"".join(
+            (*headers, subject, self._static_headers, text, self._before_html, *html, self._end)
+        )
         if len(raw) > self._max_bytes:
             raise self._failure("whole mail", sandbox.too_large(self._max_bytes))
         return raw
@@ -194,7 +211,11 @@ class Blueprint:
         subject = "".join(self._run("subject.txt", values))
         text = "".join(self._run("body.txt", values))
         html = a2b_qp(b"".join(self._run("body.html", values))).decode()
-        return mime.header_text(subject, mime.MAX_SUBJECT_CHARS), mime.body_text(text), mime.body_text(html)
+        return (
+            mime.header_text(subject, mime.MAX_SUBJECT_CHARS),
+            mime.body_text(text),
+            mime.body_text(html),
+        )
 
     def preview(self, letter: Letter) -> Preview:
         """Return the mail with its subject and texts as they read; raises what `fill` raises."""
@@ -208,7 +229,9 @@ class Blueprint:
         try:
             lines = [{**empty, **line} for line in data.get(LINE_KEY) or ()]
         except TypeError:
-            raise self._failure("data", RenderError("The lines are not a list of objects.")) from None
+            raise self._failure(
+                "data", RenderError("The lines are not a list of objects.")
+            ) from None
         return {
             **self._empty,
             **data,
@@ -232,7 +255,9 @@ class Blueprint:
         except RenderError as error:
             raise self._failure("headers", error) from None
         if not _TOKEN.fullmatch(letter.unsubscribe_token):
-            raise self._failure("headers", RenderError("The unsubscribe token does not belong in an address."))
+            raise self._failure(
+                "headers", RenderError("The unsubscribe token does not belong in an address.")
+            )
         token = letter.unsubscribe_token.encode()
         return (
             b"%b%bMessage-ID: <%b@%b>\r\n" % (to, date_header, message_id.encode(), self._domain),
@@ -243,7 +268,9 @@ class Blueprint:
     def _run(self, part: str, values: dict[str, Any]) -> list[Any]:
         """Return the pieces of one part: strings of a text, quoted-printable bytes of HTML."""
         try:
-            return sandbox.run(self._parts[part], values, limit=self._max_bytes, seconds=self._max_seconds)
+            return sandbox.run(
+                self._parts[part], values, limit=self._max_bytes, seconds=self._max_seconds
+            )
         except Exception as error:  # noqa: BLE001 - a template may raise anything; the error must not repeat data
             raise self._failure(part, error) from None
 

@@ -95,8 +95,19 @@ STANDARD_FIELDS: tuple[Field, ...] = (
         type="text",
         label={"vi": "Mã số thuế", "en": "Tax code"},
         synonyms=(
-            "mã số thuế", "mst", "ma_so_thue", "mã số doanh nghiệp", "mã số thuế (mst)", "mã số nnt", "mã nnt", "mã số định danh",
-            "tax code", "tax id", "tax identification number", "tin", "tax number",
+            "mã số thuế",
+            "mst",
+            "ma_so_thue",
+            "mã số doanh nghiệp",
+            "mã số thuế (mst)",
+            "mã số nnt",
+            "mã nnt",
+            "mã số định danh",
+            "tax code",
+            "tax id",
+            "tax identification number",
+            "tin",
+            "tax number",
         ),
         required=True,
         max_length=14,
@@ -106,9 +117,27 @@ STANDARD_FIELDS: tuple[Field, ...] = (
         type="text",
         label={"vi": "Tên người nộp thuế", "en": "Taxpayer's name"},
         synonyms=(
-            "tên người nộp thuế", "tên nnt", "ten_nnt", "người nộp thuế", "tên doanh nghiệp", "doanh nghiệp", "tên công ty", "công ty",
-            "tên đơn vị", "tên tổ chức", "tên hộ kinh doanh", "họ và tên", "họ tên", "tên",
-            "name", "taxpayer", "taxpayer name", "company", "company name", "business name", "full name",
+            "tên người nộp thuế",
+            "tên nnt",
+            "ten_nnt",
+            "người nộp thuế",
+            "tên doanh nghiệp",
+            "doanh nghiệp",
+            "tên công ty",
+            "công ty",
+            "tên đơn vị",
+            "tên tổ chức",
+            "tên hộ kinh doanh",
+            "họ và tên",
+            "họ tên",
+            "tên",
+            "name",
+            "taxpayer",
+            "taxpayer name",
+            "company",
+            "company name",
+            "business name",
+            "full name",
         ),
         required=True,
         max_length=400,
@@ -118,8 +147,20 @@ STANDARD_FIELDS: tuple[Field, ...] = (
         type="text",
         label={"vi": "Thư điện tử", "en": "E-mail address"},
         synonyms=(
-            "email", "e-mail", "thư điện tử", "địa chỉ email", "địa chỉ e-mail", "địa chỉ thư điện tử", "hộp thư", "hộp thư điện tử",
-            "email nhận thông báo", "email đăng ký", "mail", "email address", "e-mail address", "mail address",
+            "email",
+            "e-mail",
+            "thư điện tử",
+            "địa chỉ email",
+            "địa chỉ e-mail",
+            "địa chỉ thư điện tử",
+            "hộp thư",
+            "hộp thư điện tử",
+            "email nhận thông báo",
+            "email đăng ký",
+            "mail",
+            "email address",
+            "e-mail address",
+            "mail address",
         ),
         required=True,
         max_length=254,
@@ -128,26 +169,42 @@ STANDARD_FIELDS: tuple[Field, ...] = (
         name="language",
         type="text",
         label={"vi": "Ngôn ngữ", "en": "Language"},
-        synonyms=("ngôn ngữ", "ngôn ngữ nhận thư", "tiếng", "language", "lang", "preferred language"),
+        synonyms=(
+            "ngôn ngữ",
+            "ngôn ngữ nhận thư",
+            "tiếng",
+            "language",
+            "lang",
+            "preferred language",
+        ),
         max_length=10,
     ),
-)  # fmt: skip
+)
 """The columns that every list may have, whatever its template; the names are reserved."""
 
 
 def load_all(root: Path) -> dict[str, Template]:
     """Return every template under `root` by name; folders whose name begins with "_" are shared parts."""
-    folders = sorted(path.parent.name for path in root.glob("*/template.toml") if not path.parent.name.startswith("_"))
+    folders = sorted(
+        path.parent.name
+        for path in root.glob("*/template.toml")
+        if not path.parent.name.startswith("_")
+    )
     return {name: load_template(root, name) for name in folders}
 
 
 def load_template(root: Path, name: str) -> Template:
     """Read and check the folder `root/name`; raise TemplateError naming the file and the field."""
     if not _NAME.fullmatch(name) or not (root / name / "template.toml").is_file():
-        raise TemplateError(f"There is no template '{name}'.", fix=f"Templates are folders in {root.name}/ with a template.toml.")
+        raise TemplateError(
+            f"There is no template '{name}'.",
+            fix=f"Templates are folders in {root.name}/ with a template.toml.",
+        )
     reader = _Reader(root, name)
     about = _Description(f"{name}/template.toml", reader.toml("template.toml"))
-    about.refuse_unknown(about.values, {"topic", "title", "languages", "fields", "lines", "control_total"}, "")
+    about.refuse_unknown(
+        about.values, {"topic", "title", "languages", "fields", "lines", "control_total"}, ""
+    )
     languages = about.languages()
     fields, lines = about.fields("fields"), about.fields("lines")
     template = {
@@ -159,7 +216,11 @@ def load_template(root: Path, name: str) -> Template:
         "lines": [_field_json(each) for each in lines],
         "control_total": about.control_total(fields),
         "example": reader.example(fields, lines),
-        "sources": {f"{language}/{part}": reader.source(language, part, fields) for language in languages for part in PARTS},
+        "sources": {
+            f"{language}/{part}": reader.source(language, part, fields)
+            for language in languages
+            for part in PARTS
+        },
         "files": dict(sorted(reader.used.items())),
     }
     return from_json({**template, "version": _hash(template)})
@@ -181,7 +242,10 @@ def from_json(values: Mapping[str, Any]) -> Template:
     """Return the template that `to_json` froze; raise TemplateError when its content is not what its version says."""
     content = {key: value for key, value in values.items() if key != "version"}
     if _hash(content) != values.get("version"):
-        raise TemplateError(f"The frozen template '{values.get('name')}' was changed after it was frozen.", fix="Restore it from a backup.")
+        raise TemplateError(
+            f"The frozen template '{values.get('name')}' was changed after it was frozen.",
+            fix="Restore it from a backup.",
+        )
     return Template(
         **{
             **values,
@@ -229,14 +293,18 @@ class _Reader:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise TemplateError(f"The file {shown} is not UTF-8.", fix="Save it as UTF-8.") from None
+            raise TemplateError(
+                f"The file {shown} is not UTF-8.", fix="Save it as UTF-8."
+            ) from None
         return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
     def toml(self, path: str) -> dict[str, Any]:
         try:
             return tomllib.loads(self.text(path))
         except tomllib.TOMLDecodeError as error:
-            raise TemplateError(f"The file {self.shown(path)} is not valid TOML: {error}.") from error
+            raise TemplateError(
+                f"The file {self.shown(path)} is not valid TOML: {error}."
+            ) from error
 
     def source(self, language: str, part: str, fields: tuple[Field, ...]) -> str:
         """Return the one text that runs for a part, checked: its syntax, and that every name in it is known."""
@@ -254,13 +322,20 @@ class _Reader:
                 raise TemplateError(f"The subject in {shown} has more than one line.")
         known = {*(each.name for each in fields), *CONSTANT_NAMES, *RECIPIENT_NAMES, "range"}
         try:
-            unknown = meta.find_undeclared_variables(Sandbox(language, {}).parse(source, shown)) - known
+            unknown = (
+                meta.find_undeclared_variables(Sandbox(language, {}).parse(source, shown)) - known
+            )
         except TemplateSyntaxError as error:
-            raise TemplateError(f"{shown}: {error.message} (near line {error.lineno} of the joined text).") from error
+            raise TemplateError(
+                f"{shown}: {error.message} (near line {error.lineno} of the joined text)."
+            ) from error
         except RecursionError:
             raise TemplateError(f"{shown} is nested too deeply to compile.") from None
         if unknown:
-            raise TemplateError(f"{shown} uses '{min(unknown)}', which is no field of the template.", fix="Add it to template.toml.")
+            raise TemplateError(
+                f"{shown} uses '{min(unknown)}', which is no field of the template.",
+                fix="Add it to template.toml.",
+            )
         return inline_styles(source, shown) if part.endswith(".html") else source
 
     def example(self, fields: tuple[Field, ...], lines: tuple[Field, ...]) -> dict[str, Any]:
@@ -277,9 +352,13 @@ class _Reader:
                 raise TemplateError(f"{shown} has no '{standard}'.")
         rows = example.get(LINE_KEY, [])
         allowed = {"name", "tax_code", "email", "language", LINE_KEY}
-        _check_values(shown, {key: value for key, value in example.items() if key not in allowed}, fields)
+        _check_values(
+            shown, {key: value for key, value in example.items() if key not in allowed}, fields
+        )
         if not isinstance(rows, list) or (rows and not lines):
-            raise TemplateError(f"{shown}: 'lines' must be a list, and template.toml must describe its fields.")
+            raise TemplateError(
+                f"{shown}: 'lines' must be a list, and template.toml must describe its fields."
+            )
         for number, row in enumerate(rows, 1):
             _check_values(f"{shown}, line {number}", row, lines)
         return example
@@ -305,10 +384,14 @@ _MOST = 10**15
 
 def faults(template: Template, data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what keeps `data` from filling the template: a JSON pointer (RFC 6901), a stable code and a sentence for each."""
-    found = _faults("", {key: value for key, value in data.items() if key != LINE_KEY}, template.fields)
+    found = _faults(
+        "", {key: value for key, value in data.items() if key != LINE_KEY}, template.fields
+    )
     rows = data.get(LINE_KEY, [])
     if not isinstance(rows, list) or (rows and not template.lines):
-        found.append((f"/{LINE_KEY}", "type", "It must be a list, and only where the template has lines."))
+        found.append(
+            (f"/{LINE_KEY}", "type", "It must be a list, and only where the template has lines.")
+        )
         return found
     for number, row in enumerate(rows):
         found += _faults(f"/{LINE_KEY}/{number}", row, template.lines)
@@ -320,7 +403,11 @@ def _faults(place: str, values: Any, fields: tuple[Field, ...]) -> list[tuple[st
         return [(place, "type", "It must be an object.")]
     known = {each.name for each in fields}
     found = [
-        (f"{place}/{name.replace('~', '~0').replace('/', '~1')}", "unknown", "The template has no such field.")
+        (
+            f"{place}/{name.replace('~', '~0').replace('/', '~1')}",
+            "unknown",
+            "The template has no such field.",
+        )
         for name in values
         if name not in known
     ]
@@ -328,18 +415,28 @@ def _faults(place: str, values: Any, fields: tuple[Field, ...]) -> list[tuple[st
         value = values.get(each.name)
         if value is None:
             if each.required:
-                found.append((f"{place}/{each.name}", "missing", f"The template needs this {each.type}."))
+                found.append(
+                    (f"{place}/{each.name}", "missing", f"The template needs this {each.type}.")
+                )
         elif not _fits(each, value):
             longest = f" of at most {each.max_length} characters" if each.type == "text" else ""
             found.append((f"{place}/{each.name}", "type", f"It must be a {each.type}{longest}."))
         elif isinstance(value, str) and not _printable(value):
-            found.append((f"{place}/{each.name}", "characters", "It holds control characters or broken text."))
+            found.append(
+                (
+                    f"{place}/{each.name}",
+                    "characters",
+                    "It holds control characters or broken text.",
+                )
+            )
     return found
 
 
 def _printable(value: str) -> bool:
     """Say whether a text has neither control characters (but line ends and tabs) nor lone surrogates."""
-    return value.isprintable() or all(unicodedata.category(char) not in {"Cc", "Cs"} or char in "\n\t" for char in value)
+    return value.isprintable() or all(
+        unicodedata.category(char) not in {"Cc", "Cs"} or char in "\n\t" for char in value
+    )
 
 
 def _fits(each: Field, value: object) -> bool:
@@ -366,7 +463,10 @@ class _Description:
 
     def refuse_unknown(self, table: Mapping[str, Any], known: set[str], place: str) -> None:
         if unknown := sorted(table.keys() - known):
-            raise TemplateError(f"{self.shown}: '{place}{unknown[0]}' is not known.", fix=f"Known are: {', '.join(sorted(known))}.")
+            raise TemplateError(
+                f"{self.shown}: '{place}{unknown[0]}' is not known.",
+                fix=f"Known are: {', '.join(sorted(known))}.",
+            )
 
     def text(self, key: str, pattern: re.Pattern[str]) -> str:
         value = self.values.get(key)
@@ -377,13 +477,19 @@ class _Description:
     def languages(self) -> tuple[str, ...]:
         value = self.values.get("languages", list(LANGUAGES))
         if not isinstance(value, list) or not value or any(each not in LANGUAGES for each in value):
-            raise TemplateError(f"{self.shown}: 'languages' must be a list of {' and '.join(LANGUAGES)}.")
+            raise TemplateError(
+                f"{self.shown}: 'languages' must be a list of {' and '.join(LANGUAGES)}."
+            )
         return tuple(value)
 
-    def by_language(self, table: Mapping[str, Any], key: str, languages: tuple[str, ...]) -> dict[str, str]:
+    def by_language(
+        self, table: Mapping[str, Any], key: str, languages: tuple[str, ...]
+    ) -> dict[str, str]:
         value = table.get(key)
         if not isinstance(value, dict):
-            raise TemplateError(f"{self.shown}: '{key}' needs a text for {' and '.join(languages)}.")
+            raise TemplateError(
+                f"{self.shown}: '{key}' needs a text for {' and '.join(languages)}."
+            )
         for language in languages:
             if not isinstance(value.get(language), str) or not value[language].strip():
                 raise TemplateError(f"{self.shown}: '{key}' has no text for '{language}'.")
@@ -399,21 +505,32 @@ class _Description:
     def _field(self, section: str, name: str, table: Any) -> Field:
         place = f"{section}.{name}"
         if not _FIELD_NAME.fullmatch(name) or (section == "fields" and name in _RESERVED):
-            raise TemplateError(f"{self.shown}: '{place}' cannot be the name of a field.", fix="It is reserved or not a name.")
+            raise TemplateError(
+                f"{self.shown}: '{place}' cannot be the name of a field.",
+                fix="It is reserved or not a name.",
+            )
         if not isinstance(table, dict):
             raise TemplateError(f"{self.shown}: '{place}' must be a table.")
-        self.refuse_unknown(table, {"type", "label", "synonyms", "required", "max_length", "scope"}, f"{place}.")
+        self.refuse_unknown(
+            table, {"type", "label", "synonyms", "required", "max_length", "scope"}, f"{place}."
+        )
         kind, scope = table.get("type"), table.get("scope", "recipient")
         if kind not in FIELD_TYPES:
-            raise TemplateError(f"{self.shown}: '{place}.type' must be one of {', '.join(FIELD_TYPES)}.")
+            raise TemplateError(
+                f"{self.shown}: '{place}.type' must be one of {', '.join(FIELD_TYPES)}."
+            )
         if scope not in SCOPES or (section == LINE_KEY and scope != "recipient"):
-            raise TemplateError(f"{self.shown}: '{place}.scope' must be recipient, or campaign for a field outside lines.")
+            raise TemplateError(
+                f"{self.shown}: '{place}.scope' must be recipient, or campaign for a field outside lines."
+            )
         synonyms = table.get("synonyms", [])
         if not isinstance(synonyms, list) or not all(isinstance(each, str) for each in synonyms):
             raise TemplateError(f"{self.shown}: '{place}.synonyms' must be a list of texts.")
         required, length = table.get("required", False), table.get("max_length", DEFAULT_MAX_LENGTH)
         if not isinstance(required, bool) or type(length) is not int or length < 1:
-            raise TemplateError(f"{self.shown}: '{place}.required' must be true or false, 'max_length' a number above 0.")
+            raise TemplateError(
+                f"{self.shown}: '{place}.required' must be true or false, 'max_length' a number above 0."
+            )
         return Field(
             name=name,
             type=kind,
@@ -426,6 +543,8 @@ class _Description:
 
     def control_total(self, fields: tuple[Field, ...]) -> str | None:
         value = self.values.get("control_total")
-        if value is not None and value not in {each.name for each in fields if each.type == "money"}:
+        if value is not None and value not in {
+            each.name for each in fields if each.type == "money"
+        }:
             raise TemplateError(f"{self.shown}: 'control_total' must name a money field.")
         return value

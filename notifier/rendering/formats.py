@@ -25,15 +25,43 @@ _LAST_MONTH_WITH_ZERO = 2
 
 _DIGITS_VI = ("không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín")
 _SMALL_EN = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
 _TENS_EN = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES_EN = ("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion")
 _MONTHS_EN = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 
 
 def _group_vi(value: int, *, full: bool) -> str:
@@ -153,7 +181,11 @@ def _day(value: object, name: str) -> date:
         return value
     if isinstance(value, str):
         try:
-            return date.fromisoformat(value) if len(value) <= ISO_DATE_CHARS else _instant(value, name).date()
+            return (
+                date.fromisoformat(value)
+                if len(value) <= ISO_DATE_CHARS
+                else _instant(value, name).date()
+            )
         except ValueError:
             pass
     raise RenderError(f"The filter {name} expects a date written as 2026-10-31.")
@@ -167,7 +199,9 @@ def _instant(value: object, name: str) -> datetime:
             value = None
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(LOCAL_ZONE)
-    raise RenderError(f"The filter {name} expects a time with its offset, written as 2026-10-31T09:05:00+07:00.")
+    raise RenderError(
+        f"The filter {name} expects a time with its offset, written as 2026-10-31T09:05:00+07:00."
+    )
 
 
 def _official_month(day: date) -> str:
@@ -179,7 +213,11 @@ def _official_month(day: date) -> str:
 def date_short(value: object, language: str = "vi") -> str:
     """Return `05/02/2026` (vi) or `5 Feb 2026` (en; the slashed form would be read the other way round)."""
     day = _day(value, "date")
-    return f"{day.day} {_MONTHS_EN[day.month - 1][:3]} {day.year}" if language == "en" else f"{day:%d/%m/%Y}"
+    return (
+        f"{day.day} {_MONTHS_EN[day.month - 1][:3]} {day.year}"
+        if language == "en"
+        else f"{day:%d/%m/%Y}"
+    )
 
 
 def date_long(value: object, language: str = "vi") -> str:
@@ -225,4 +263,7 @@ def filters(language: str) -> Mapping[str, Callable[[object], str]]:
         "masked": masked,
     }
     # A mail shows the same values in its text and its HTML part, and a campaign the same dates in every mail.
-    return {name: lru_cache(4096, typed=True)(partial(function, language=language)) for name, function in named.items()}
+    return {
+        name: lru_cache(4096, typed=True)(partial(function, language=language))
+        for name, function in named.items()
+    }

@@ -24,7 +24,9 @@ _ENCODED_WORD_BYTES = 45
 _UNSAFE_IN_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _PLAIN_SUBJECT = re.compile(r"[!-~]+(?: [!-~]+)*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
-_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+)
 _DOT = ord(".")
 
 
@@ -88,9 +90,17 @@ def mailbox(header: str, name: str, address: str) -> bytes:
     """Return `header: name <address>` with its line end; raise RenderError for an address that is not plain ASCII mail syntax."""
     if len(address) > MAX_ADDRESS_CHARS or not _ADDRESS.fullmatch(address):
         raise RenderError(
-            "An e-mail address cannot be written in a header.", fix="Check the address; its domain must be in ASCII (punycode)."
+            "An e-mail address cannot be written in a header.",
+            fix="Check the address; its domain must be in ASCII (punycode).",
         )
-    return header.encode() + b": " + display_name(name, len(header) + 2) + b"<" + address.encode("ascii") + b">\r\n"
+    return (
+        header.encode()
+        + b": "
+        + display_name(name, len(header) + 2)
+        + b"<"
+        + address.encode("ascii")
+        + b">\r\n"
+    )
 
 
 def display_name(name: str, column: int) -> bytes:
@@ -134,10 +144,14 @@ def quoted_printable(text: str) -> bytes:
     *ended, last = lines
     encoded = [_quoted_line(line.encode(), ended=True) for line in ended]
     # A space may stand before a soft break, which is no end of a line.
-    return b"\r\n".join([*encoded, _quoted_line(last.encode(), ended=False) + b"=\r\n" if last else b""])
+    return b"\r\n".join(
+        [*encoded, _quoted_line(last.encode(), ended=False) + b"=\r\n" if last else b""]
+    )
 
 
-_QUOTED = tuple(chr(byte) if 32 < byte < 127 and byte != 61 else f"={byte:02X}" for byte in range(256))  # noqa: PLR2004 - printable ASCII except "="
+_QUOTED = tuple(
+    chr(byte) if 32 < byte < 127 and byte != 61 else f"={byte:02X}" for byte in range(256)
+)  # noqa: PLR2004 - printable ASCII except "="
 
 
 def _quoted_line(data: bytes, *, ended: bool) -> bytes:

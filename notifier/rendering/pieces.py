@@ -38,7 +38,9 @@ class PieceGenerator(CodeGenerator):
         text = "".join(group)
         return repr(mime.quoted_printable(text) if self._encodes else text)
 
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+    def _output_child_pre(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
         # Most values are plain strings: they are recognised without a call.
         if self._encodes:
             self.write("(_known(_value) if type(_value := ")
@@ -47,7 +49,9 @@ class PieceGenerator(CodeGenerator):
         else:
             self.write("(_value if type(_value := ")
 
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+    def _output_child_post(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
         if self._encodes:
             self.write(") is str else None) or _encoded(_value, context)")
         elif frame.eval_ctx.autoescape:
@@ -59,7 +63,9 @@ class PieceGenerator(CodeGenerator):
         """Read `line.amount` without a call when `line` is a dictionary that has it."""
         if isinstance(node.node, nodes.Name):
             ref = frame.symbols.ref(node.node.name)
-            self.write(f"({ref}[{node.attr!r}] if type({ref}) is dict and {node.attr!r} in {ref} else ")
+            self.write(
+                f"({ref}[{node.attr!r}] if type({ref}) is dict and {node.attr!r} in {ref} else "
+            )
             super().visit_Getattr(node, frame)
             self.write(")")
         else:
@@ -84,7 +90,10 @@ class PieceEnvironment(Environment):
     def printed(value: object) -> str:
         """Return a value that is not a plain string as text; raise RenderError for one that is absent."""
         if value is None:
-            raise RenderError("An optional value is printed although it is absent.", fix="Put it inside {% if … %}.")
+            raise RenderError(
+                "An optional value is printed although it is absent.",
+                fix="Put it inside {% if … %}.",
+            )
         return str(value)
 
     def encoded(self, value: object, context: Context) -> bytes:

@@ -40,14 +40,38 @@ _CONCAT = "(concat)"
 
 # A filter is here when its result cannot be larger than what went in, or when it is wrapped below.
 _KEPT_FILTERS = (
-    "abs", "capitalize", "count", "d", "default", "e", "escape", "first", "int", "last", "length", "list", "lower", "map",
-    "reject", "rejectattr", "select", "selectattr", "trim", "truncate", "upper",
-)  # fmt: skip
+    "abs",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "e",
+    "escape",
+    "first",
+    "int",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "reject",
+    "rejectattr",
+    "select",
+    "selectattr",
+    "trim",
+    "truncate",
+    "upper",
+)
 
 _FORBIDDEN = (
-    nodes.Extends, nodes.Block, nodes.Include, nodes.Import, nodes.FromImport,
-    nodes.ScopedEvalContextModifier, nodes.EvalContextModifier,
-)  # fmt: skip
+    nodes.Extends,
+    nodes.Block,
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.ScopedEvalContextModifier,
+    nodes.EvalContextModifier,
+)
 
 
 class Budget:
@@ -82,12 +106,17 @@ class Budget:
 
 def too_large(limit: int) -> RenderError:
     """Return the error for output beyond `limit` bytes."""
-    return RenderError(f"The result is larger than {limit // 1024} kB.", fix="Shorten the template or the list of lines.")
+    return RenderError(
+        f"The result is larger than {limit // 1024} kB.",
+        fix="Shorten the template or the list of lines.",
+    )
 
 
 def _bounded(size: int) -> None:
     if size > MAX_TEXT_CHARS:
-        raise RenderError(f"A text inside the template becomes longer than {MAX_TEXT_CHARS} characters.")
+        raise RenderError(
+            f"A text inside the template becomes longer than {MAX_TEXT_CHARS} characters."
+        )
 
 
 def _range(*bounds: int) -> range:
@@ -106,7 +135,11 @@ def _check(context: Context, value: object) -> object:
 
 def _concat(values: Sequence[object]) -> str:
     _bounded(sum(len(value) for value in values if isinstance(value, str)))
-    return markup_join(values) if any(hasattr(value, "__html__") for value in values) else str_join(values)
+    return (
+        markup_join(values)
+        if any(hasattr(value, "__html__") for value in values)
+        else str_join(values)
+    )
 
 
 def _join(values: Iterable[object], separator: object = "") -> str:
@@ -134,13 +167,17 @@ class _Guards(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if isinstance(node, _FORBIDDEN):
-            raise TemplateSyntaxError(f"'{type(node).__name__.lower()}' cannot be used here", node.lineno)
+            raise TemplateSyntaxError(
+                f"'{type(node).__name__.lower()}' cannot be used here", node.lineno
+            )
         return super().generic_visit(node, *args, **kwargs)
 
     def _check_first(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         lineno = node.lineno
         self.generic_visit(node)
-        check = nodes.Filter(nodes.Const(None, lineno=lineno), _CHECK, [], [], None, None, lineno=lineno)
+        check = nodes.Filter(
+            nodes.Const(None, lineno=lineno), _CHECK, [], [], None, None, lineno=lineno
+        )
         node.body.insert(0, nodes.ExprStmt(check, lineno=lineno))
         return node
 
@@ -159,13 +196,19 @@ class _Guards(NodeTransformer):
         if node.ctx != "load":
             raise TemplateSyntaxError(f"'{node.name}' cannot be set", node.lineno)
         if not isinstance(value, str):
-            raise TemplateSyntaxError(f"'{node.name}' needs a field, such as {node.name}.{next(iter(value))}", node.lineno)
+            raise TemplateSyntaxError(
+                f"'{node.name}' needs a field, such as {node.name}.{next(iter(value))}", node.lineno
+            )
         return nodes.Const(value, lineno=node.lineno)
 
     def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
-        if isinstance(node.node, nodes.Name) and isinstance(group := self.constants.get(node.node.name), Mapping):
+        if isinstance(node.node, nodes.Name) and isinstance(
+            group := self.constants.get(node.node.name), Mapping
+        ):
             if node.attr not in group:
-                raise TemplateSyntaxError(f"'{node.node.name}' has no field '{node.attr}'", node.lineno)
+                raise TemplateSyntaxError(
+                    f"'{node.node.name}' has no field '{node.attr}'", node.lineno
+                )
             return nodes.Const(group[node.attr], lineno=node.lineno)
         return self.generic_visit(node)
 
@@ -193,8 +236,13 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
         self.globals = {}
         kept = {name: standard.FILTERS[name] for name in _KEPT_FILTERS}
         self.filters = {
-            **kept, **formats.filters(language), "join": _join, "sum": _sum, _CHECK: _check, _CONCAT: _concat,
-        }  # fmt: skip
+            **kept,
+            **formats.filters(language),
+            "join": _join,
+            "sum": _sum,
+            _CHECK: _check,
+            _CONCAT: _concat,
+        }
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -208,7 +256,11 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
 
     def is_safe_callable(self, obj: Any) -> bool:
         """Allow macros, range and what belongs to a loop; methods of data are never called."""
-        return isinstance(obj, (Macro, LoopContext)) or obj is _range or isinstance(getattr(obj, "__self__", None), LoopContext)
+        return (
+            isinstance(obj, (Macro, LoopContext))
+            or obj is _range
+            or isinstance(getattr(obj, "__self__", None), LoopContext)
+        )
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow the attributes of `loop`; fields of data are items, not attributes."""

@@ -11,12 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 
-from notifier.embedded.mailbox import Mailbox
+from notifier.instance.servers.mailbox import Mailbox
 from notifier.observability import configure_logging
 from notifier.services import Services
-from notifier.web import health, inbox, public
+from notifier.web import health, inbox
 from notifier.web.api.app import make_api
 from notifier.web.pages import PRIVATE, STYLE, page
+from notifier.web.public import routes as public
 
 _METHODS = ("GET", "HEAD", "POST")
 
@@ -33,7 +34,11 @@ def _allowed(request: Request) -> str:
     """Return the methods that any route takes at this address; the framework names those of the first route alone (RFC 9110, 10.2.1)."""
     routes = request.app.routes
     return ", ".join(
-        method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
     )
 
 
@@ -62,7 +67,9 @@ def create_app(services: Services | None = None) -> FastAPI:
 
     @app.get("/style.css", include_in_schema=False)
     def style() -> Response:
-        return Response(STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "max-age=3600"})
+        return Response(
+            STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "max-age=3600"}
+        )
 
     @app.exception_handler(HTTPException)
     def refuse(request: Request, error: HTTPException) -> Response:
@@ -80,7 +87,16 @@ def create_app(services: Services | None = None) -> FastAPI:
     @app.exception_handler(Exception)
     def fail(request: Request, error: Exception) -> Response:
         # The kind of error is enough to find it; its words may hold personal data.
-        log.error("request_failed", error=type(error).__name__, path=request.scope["route"].path if "route" in request.scope else "")
-        return Response("Lỗi hệ thống. / Something went wrong.\n", status_code=500, media_type="text/plain", headers=PRIVATE)
+        log.error(
+            "request_failed",
+            error=type(error).__name__,
+            path=request.scope["route"].path if "route" in request.scope else "",
+        )
+        return Response(
+            "Lỗi hệ thống. / Something went wrong.\n",
+            status_code=500,
+            media_type="text/plain",
+            headers=PRIVATE,
+        )
 
     return app

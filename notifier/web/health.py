@@ -76,7 +76,9 @@ class Health:
 
     async def parts(self) -> dict[str, str]:
         """Return `ok` or a short word of trouble for each part, within some two seconds."""
-        if self._look is None or (self._look.done() and time.monotonic() - self._at > _KEEP_SECONDS):
+        if self._look is None or (
+            self._look.done() and time.monotonic() - self._at > _KEEP_SECONDS
+        ):
             self._look = asyncio.create_task(self._look_at_all())
         # Whoever asks waits for the same look; one who hangs up does not end it for the others.
         return await asyncio.shield(self._look)
@@ -86,9 +88,14 @@ class Health:
             # A check that still hangs has its thread; another one would only hang, too.
             if name not in self._running or self._running[name].done():
                 self._running[name] = _started(check)
-        await asyncio.wait([asyncio.wrap_future(each) for each in self._running.values()], timeout=_TIMEOUT)
+        await asyncio.wait(
+            [asyncio.wrap_future(each) for each in self._running.values()], timeout=_TIMEOUT
+        )
         self._at = time.monotonic()
-        return {name: each.result() if each.done() else "unreachable" for name, each in self._running.items()}
+        return {
+            name: each.result() if each.done() else "unreachable"
+            for name, each in self._running.items()
+        }
 
     def _database(self) -> str:
         try:
@@ -142,8 +149,16 @@ class _Database(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the age of the oldest waiting mail by lane, and the open campaigns' messages by state."""
-        age = GaugeMetricFamily("notifier_queue_age_seconds", "Age of the oldest mail that could leave now.", labels=["lane"])
-        states = GaugeMetricFamily("notifier_open_messages", "Messages of campaigns that are not over, by state.", labels=["state"])
+        age = GaugeMetricFamily(
+            "notifier_queue_age_seconds",
+            "Age of the oldest mail that could leave now.",
+            labels=["lane"],
+        )
+        states = GaugeMetricFamily(
+            "notifier_open_messages",
+            "Messages of campaigns that are not over, by state.",
+            labels=["state"],
+        )
         with self._services.session() as session:
             ages = {lane: float(seconds) for lane, seconds in session.execute(_AGE)}
             for state, number in session.execute(_OPEN):
@@ -165,7 +180,9 @@ def make_router(services: Services) -> APIRouter:
     async def healthz() -> JSONResponse:
         parts = await health.parts()
         well = all(state == "ok" for state in parts.values())
-        return JSONResponse({"status": "ok" if well else "unwell", "parts": parts}, status_code=200 if well else 503)
+        return JSONResponse(
+            {"status": "ok" if well else "unwell", "parts": parts}, status_code=200 if well else 503
+        )
 
     @router.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
@@ -173,6 +190,9 @@ def make_router(services: Services) -> APIRouter:
             own = generate_latest(gauges)
         except SQLAlchemyError:
             own = b""
-        return Response(observability.render_metrics() + own, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            observability.render_metrics() + own,
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )
 
     return router

@@ -21,14 +21,14 @@ from celery import Celery, bootsteps, signals
 
 from notifier import observability
 from notifier.db import plain_url
-from notifier.delivery import webhooks
-from notifier.delivery.jobs import Jobs
-from notifier.delivery.ledger import Ledger
-from notifier.delivery.sender import Sender
-from notifier.delivery.throttle import Throttle
-from notifier.embedded.processes import dies_with_parent
+from notifier.instance.processes import dies_with_parent
+from notifier.sending.budgets import Throttle
+from notifier.sending.jobs import Jobs
+from notifier.sending.ledger import Ledger
+from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.webhooks import delivery as webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -174,7 +174,9 @@ def connect(celery: Celery, settings: Settings) -> None:
             observability.serve_metrics(settings.metrics_port)
         except OSError as error:
             # A second worker on the same machine: both count into the same folder, so the first answers for both.
-            log.warning("metrics_port_taken", port=settings.metrics_port, error=type(error).__name__)
+            log.warning(
+                "metrics_port_taken", port=settings.metrics_port, error=type(error).__name__
+            )
 
     def logging(**_: Any) -> None:
         observability.configure_logging(settings, "worker")

@@ -8,7 +8,7 @@ import structlog
 from celery import shared_task
 
 from notifier.flows import upkeep
-from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, REQUESTS, TELL, WEBHOOKS
+from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, NOTIFY, REQUESTS, WEBHOOKS
 from notifier.worker import lifecycle
 from notifier.worker.schedule import DAILY, SWEEP
 
@@ -30,16 +30,16 @@ def gather(self: Any, lane: str) -> None:
         made = upkeep.gather(lifecycle.services(), lane)
         log.debug("gathered", lane=lane, batches=made)
         if len(made) > 1:
-            lifecycle.services().queues.wake_batches(lane, made[1:])
+            lifecycle.services().queues.enqueue_batches(lane, made[1:])
         if made:
             lifecycle.deliver(made[0])
 
 
-@shared_task(name=TELL, queue=WEBHOOKS)
+@shared_task(name=NOTIFY, queue=WEBHOOKS)
 def webhooks(key_id: int) -> None:
     """Tell the receiver of a key what is due. What is left for another call is woken for at once, behind what other keys wait for."""
     if lifecycle.tell(key_id):
-        lifecycle.services().queues.wake_webhooks([key_id])
+        lifecycle.services().queues.enqueue_webhooks([key_id])
 
 
 @shared_task(name=SWEEP, queue=HOUSEKEEPING)

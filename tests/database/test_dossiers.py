@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier.delivery import batches
-from notifier.domain import calendar, dossiers, keys
+from notifier.domain import batches, calendar, dossiers, keys
 from notifier.domain.calendar import HANOI
-from notifier.flows import dossier
-from notifier.flows.dossier import Call, Event, Told
+from notifier.flows import dossier_events as dossier
+from notifier.flows.dossier_events import Call, Event, Told
 from notifier.services import Services
 
 CODE = "000.A0.01.H26-261102-0042"
@@ -26,25 +25,58 @@ NINE = datetime(2026, 11, 2, 9, 0, tzinfo=HANOI)
 @pytest.fixture
 def key(services: Services) -> int:
     with services.engine.begin() as connection:
-        token = keys.create(connection, name="portal", scopes=["events:write"], sandbox=False, now=services.clock())
+        token = keys.create(
+            connection, name="portal", scopes=["events:write"], sandbox=False, now=services.clock()
+        )
         found = keys.find(connection, token)
     assert found is not None
     return found.id
 
 
 def event(
-    services: Services, status: str, *, after: float = 0, code: str = CODE, email: str | None = "a@example.test", **changes: Any
+    services: Services,
+    status: str,
+    *,
+    after: float = 0,
+    code: str = CODE,
+    email: str | None = "a@example.test",
+    **changes: Any,
 ) -> Event:
     """An event `after` minutes behind nine o'clock."""
     source = changes.pop("source", services.sources["portal"])
     moment = NINE + timedelta(minutes=after)
     promised: datetime | None = changes.pop("promised_at", None)
-    data = {"dossier_code": code, "procedure": "Đăng ký thuế", "status_at": moment.isoformat(), **changes}
-    fingerprint = hashlib.sha256(repr((status, code, moment, email, sorted(data.items()))).encode()).digest()
-    return Event(source, source.statuses[status], code, moment, "Hộ Ban Mai", email, None, "vi", promised, data, fingerprint)
+    data = {
+        "dossier_code": code,
+        "procedure": "Đăng ký thuế",
+        "status_at": moment.isoformat(),
+        **changes,
+    }
+    fingerprint = hashlib.sha256(
+        repr((status, code, moment, email, sorted(data.items()))).encode()
+    ).digest()
+    return Event(
+        source,
+        source.statuses[status],
+        code,
+        moment,
+        "Hộ Ban Mai",
+        email,
+        None,
+        "vi",
+        promised,
+        data,
+        fingerprint,
+    )
 
 
-def accept(services: Services, key: int, *events: Event, token: str | None = None, fingerprint: bytes = b"1") -> list[Told]:
+def accept(
+    services: Services,
+    key: int,
+    *events: Event,
+    token: str | None = None,
+    fingerprint: bytes = b"1",
+) -> list[Told]:
     """Send one request with the events and return what became of them."""
     kept: list[Told] = []
 
@@ -74,7 +106,9 @@ def test_an_event_is_recorded_and_told_once(services: Services, key: int) -> Non
     assert messages(services) == [("dossier-received", "queued", "")]
 
 
-def test_the_same_event_with_other_content_is_a_conflict_and_changes_nothing(services: Services, key: int) -> None:
+def test_the_same_event_with_other_content_is_a_conflict_and_changes_nothing(
+    services: Services, key: int
+) -> None:
     accept(services, key, event(services, "2"))
     (other,) = accept(services, key, event(services, "2", reason="khác"))
     assert other.outcome == "conflict"
@@ -85,21 +119,37 @@ def test_a_newer_notice_replaces_one_that_is_still_unsent(services: Services, ke
     (first,) = accept(services, key, event(services, "2"))
     (second,) = accept(services, key, event(services, "5", after=1))
     assert {first.outcome, second.outcome} == {"queued"}
-    assert messages(services) == [("dossier-received", "cancelled", "replaced"), ("dossier-papers-missing", "queued", "")]
+    assert messages(services) == [
+        ("dossier-received", "cancelled", "replaced"),
+        ("dossier-papers-missing", "queued", ""),
+    ]
 
 
 def test_within_one_request_only_the_newest_is_sent(services: Services, key: int) -> None:
-    told = accept(services, key, event(services, "2"), event(services, "9", after=2), event(services, "5", after=1))
+    told = accept(
+        services,
+        key,
+        event(services, "2"),
+        event(services, "9", after=2),
+        event(services, "5", after=1),
+    )
     assert [each.outcome for each in told] == ["queued", "queued", "older"]
     states = messages(services)
-    assert sorted(states) == [("dossier-done", "queued", ""), ("dossier-received", "cancelled", "replaced")]
+    assert sorted(states) == [
+        ("dossier-done", "queued", ""),
+        ("dossier-received", "cancelled", "replaced"),
+    ]
 
 
 def test_a_notice_that_a_worker_has_taken_is_not_replaced(services: Services, key: int) -> None:
     accept(services, key, event(services, "2"))
     with services.session() as session:
-        batches.gather(session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock())
-        session.execute(text("UPDATE batch SET state = 'leased', lease_until = now() + interval '1 minute'"))
+        batches.gather(
+            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
+        )
+        session.execute(
+            text("UPDATE batch SET state = 'leased', lease_until = now() + interval '1 minute'")
+        )
     accept(services, key, event(services, "5", after=1))
     assert [state for _, state, _ in messages(services)] == ["queued", "queued"]
 
@@ -107,19 +157,25 @@ def test_a_notice_that_a_worker_has_taken_is_not_replaced(services: Services, ke
 def test_a_notice_in_a_batch_that_lies_ready_is_replaced(services: Services, key: int) -> None:
     accept(services, key, event(services, "2"))
     with services.session() as session:
-        batches.gather(session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock())
+        batches.gather(
+            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
+        )
     accept(services, key, event(services, "5", after=1))
     assert [state for _, state, _ in messages(services)] == ["cancelled", "queued"]
 
 
-def test_an_event_older_than_what_was_told_is_recorded_and_not_sent(services: Services, key: int) -> None:
+def test_an_event_older_than_what_was_told_is_recorded_and_not_sent(
+    services: Services, key: int
+) -> None:
     accept(services, key, event(services, "9", after=10))
     (late,) = accept(services, key, event(services, "5", after=1))
     assert (late.outcome, late.message_id) == ("older", None)
     assert messages(services) == [("dossier-done", "queued", "")]
 
 
-def test_a_status_without_a_notice_tells_nobody_and_holds_up_nothing(services: Services, key: int) -> None:
+def test_a_status_without_a_notice_tells_nobody_and_holds_up_nothing(
+    services: Services, key: int
+) -> None:
     (processing,) = accept(services, key, event(services, "4", after=5))
     (received,) = accept(services, key, event(services, "2"))
     assert (processing.outcome, received.outcome) == ("recorded", "queued")
@@ -133,29 +189,55 @@ def test_a_withdrawn_dossier_takes_its_unsent_notice_back(services: Services, ke
     assert messages(services) == [("dossier-received", "cancelled", "replaced")]
 
 
-def test_an_applicant_without_an_address_is_listed_for_officers(services: Services, key: int) -> None:
+def test_an_applicant_without_an_address_is_listed_for_officers(
+    services: Services, key: int
+) -> None:
     (told,) = accept(services, key, event(services, "2", email=None))
     assert told.outcome == "no-address"
     assert messages(services) == []
     with services.engine.connect() as connection:
-        (listed,) = dossiers.untold(connection, since=services.clock() - timedelta(days=1))
+        (listed,) = dossiers.undeliverable(connection, since=services.clock() - timedelta(days=1))
     assert (listed.source, listed.code, listed.status) == ("portal", CODE, "2")
 
 
-def test_a_quiet_time_holds_the_notice_back_so_that_only_the_newest_is_sent(services: Services, key: int) -> None:
+def test_a_quiet_time_holds_the_notice_back_so_that_only_the_newest_is_sent(
+    services: Services, key: int
+) -> None:
     quiet = replace(services.sources["portal"], quiet_seconds=300)
     accept(services, key, event(services, "2", source=quiet))
     accept(services, key, event(services, "5", after=1, source=quiet))
     with services.session() as session:
         (due,) = session.scalars(text("SELECT due_at FROM message WHERE state = 'queued'")).all()
-        assert batches.gather(session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()) == []
+        assert (
+            batches.gather(
+                session.connection(),
+                "notice",
+                route_of=services.routes.of_domain,
+                now=services.clock(),
+            )
+            == []
+        )
     assert timedelta(seconds=250) < due - datetime.now(UTC) <= timedelta(seconds=300)
 
 
-def test_an_idempotency_key_gets_the_same_answer_and_refuses_another_body(services: Services, key: int) -> None:
+def test_an_idempotency_key_gets_the_same_answer_and_refuses_another_body(
+    services: Services, key: int
+) -> None:
     one, two = event(services, "2"), event(services, "2", code="000.A0.01.H26-261102-0043")
     answers = [
-        dossier.accept(services, [Call(key, False, [each], lambda told: (202, {"id": str(told[0].id)}), "token", fingerprint)])[0]
+        dossier.accept(
+            services,
+            [
+                Call(
+                    key,
+                    False,
+                    [each],
+                    lambda told: (202, {"id": str(told[0].id)}),
+                    "token",
+                    fingerprint,
+                )
+            ],
+        )[0]
         for each, fingerprint in ((one, b"1"), (one, b"1"), (two, b"2"))
     ]
     assert answers[0] == answers[1]
@@ -163,8 +245,20 @@ def test_an_idempotency_key_gets_the_same_answer_and_refuses_another_body(servic
     assert len(messages(services)) == 1
 
 
-def test_the_same_token_twice_in_one_group_is_answered_twice_and_done_once(services: Services, key: int) -> None:
-    calls = [Call(key, False, [event(services, "2")], lambda told: (202, {"id": str(told[0].id)}), "token", b"1") for _ in range(2)]
+def test_the_same_token_twice_in_one_group_is_answered_twice_and_done_once(
+    services: Services, key: int
+) -> None:
+    calls = [
+        Call(
+            key,
+            False,
+            [event(services, "2")],
+            lambda told: (202, {"id": str(told[0].id)}),
+            "token",
+            b"1",
+        )
+        for _ in range(2)
+    ]
     first, second = dossier.accept(services, calls)
     assert first == second
     assert len(messages(services)) == 1
@@ -175,7 +269,14 @@ def test_requests_that_race_are_answered_alike_and_told_once(services: Services,
 
     def report(number: int) -> list[Told]:
         gate.wait(10)
-        return accept(services, key, *(event(services, "2", code=f"000.A0.01.H26-261102-{at:04d}") for at in range(number, number + 20)))
+        return accept(
+            services,
+            key,
+            *(
+                event(services, "2", code=f"000.A0.01.H26-261102-{at:04d}")
+                for at in range(number, number + 20)
+            ),
+        )
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(report, range(8)))
@@ -200,7 +301,9 @@ FRIDAY = datetime(2026, 11, 6, 17, 0, tzinfo=HANOI)
         (datetime(2026, 11, 7, 10, 0, tzinfo=HANOI), 0),
     ],
 )
-def test_the_apology_leaves_a_working_day_before_the_promised_date_passes(services: Services, key: int, now: datetime, told: int) -> None:
+def test_the_apology_leaves_a_working_day_before_the_promised_date_passes(
+    services: Services, key: int, now: datetime, told: int
+) -> None:
     accept(services, key, event(services, "2", promised_at=FRIDAY))
     with services.session() as session:
         calendar.seed(session.connection(), range(2026, 2028))
@@ -208,26 +311,44 @@ def test_the_apology_leaves_a_working_day_before_the_promised_date_passes(servic
     services.clock = lambda: now
     assert dossier.apologise(services) == told
     assert dossier.apologise(services) == 0
-    assert [name for name, state, _ in messages(services) if state == "queued"] == ["dossier-new-date"] * told
+    assert [name for name, state, _ in messages(services) if state == "queued"] == [
+        "dossier-new-date"
+    ] * told
 
 
-def test_the_apology_of_a_monday_leaves_on_friday_and_names_the_new_date(services: Services, key: int) -> None:
+def test_the_apology_of_a_monday_leaves_on_friday_and_names_the_new_date(
+    services: Services, key: int
+) -> None:
     monday = datetime(2026, 11, 9, 17, 0, tzinfo=HANOI)
     later = datetime(2026, 11, 12, 17, 0, tzinfo=HANOI)
     accept(
-        services, key, event(services, "2", promised_at=monday), event(services, "4", after=5, promised_at=later, reason="Thiếu xác minh")
+        services,
+        key,
+        event(services, "2", promised_at=monday),
+        event(services, "4", after=5, promised_at=later, reason="Thiếu xác minh"),
     )
     services.clock = lambda: datetime(2026, 11, 6, 8, 30, tzinfo=HANOI)
     assert dossier.apologise(services) == 1
     with services.session() as session:
-        data = session.scalar(text("SELECT r.data FROM message m JOIN recipient r ON r.id = m.recipient_id WHERE m.state = 'queued'"))
+        data = session.scalar(
+            text(
+                "SELECT r.data FROM message m JOIN recipient r ON r.id = m.recipient_id WHERE m.state = 'queued'"
+            )
+        )
     assert data["new_promised_at"] == later.isoformat()
     assert data["reason"] == "Thiếu xác minh"
 
 
 @pytest.mark.parametrize("status", ["5", "6", "9", "3"])
-def test_no_apology_while_the_clock_stands_still_or_after_the_end(services: Services, key: int, status: str) -> None:
+def test_no_apology_while_the_clock_stands_still_or_after_the_end(
+    services: Services, key: int, status: str
+) -> None:
     amount: dict[str, Any] = {"amount": 1_000} if status == "6" else {}
-    accept(services, key, event(services, "2", promised_at=FRIDAY), event(services, status, after=5, **amount))
+    accept(
+        services,
+        key,
+        event(services, "2", promised_at=FRIDAY),
+        event(services, status, after=5, **amount),
+    )
     services.clock = lambda: datetime(2026, 11, 5, 9, 0, tzinfo=HANOI)
     assert dossier.apologise(services) == 0

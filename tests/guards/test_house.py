@@ -18,7 +18,7 @@ from typer.main import get_command
 from notifier import cli
 from notifier.db import make_engine
 from notifier.domain.campaigns import Campaign
-from notifier.embedded.instance import parts
+from notifier.instance.supervisor import parts
 from notifier.queues import QUEUES
 from notifier.rendering.catalogue import load_all
 from notifier.settings import Settings
@@ -26,7 +26,7 @@ from notifier.worker.schedule import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notifier").rglob("*.py"))
-MOST_LINES = 450
+MAX_LINES = 450
 
 
 def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_holds_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 def test_every_queue_is_consumed_by_a_worker() -> None:
@@ -60,7 +60,9 @@ def test_every_scheduled_task_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_mapped_class_is_the_table(database_url: str) -> None:
     engine = make_engine(database_url)
-    columns = {column["name"]: column["nullable"] for column in inspect(engine).get_columns("campaign")}
+    columns = {
+        column["name"]: column["nullable"] for column in inspect(engine).get_columns("campaign")
+    }
     engine.dispose()
     assert {column.name: bool(column.nullable) for column in Campaign.__table__.columns} == columns
 
@@ -80,7 +82,11 @@ def commands() -> set[str]:
     return found
 
 
-DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in (".", "docs", "campaigns", "bench") for path in (ROOT / folder).glob("*.md"))
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "docs", "campaigns", "bench")
+    for path in (ROOT / folder).glob("*.md")
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -94,7 +100,11 @@ def test_commands_in_documents_exist(document: str) -> None:
         first = words[0]
         if first.startswith("-") or first == "…":
             continue
-        full = f"{first} {words[1]}" if first in groups and len(words) > 1 and words[1] != "…" else first
+        full = (
+            f"{first} {words[1]}"
+            if first in groups and len(words) > 1 and words[1] != "…"
+            else first
+        )
         assert full in known, f"{document}: notifier {full}"
 
 
@@ -111,9 +121,16 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 
 def test_nothing_names_a_package_index_or_a_pinned_file() -> None:
-    for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Dockerfile", ROOT / "Makefile"]:
+    for path in [
+        ROOT / "requirements.txt",
+        ROOT / "pyproject.toml",
+        ROOT / "Dockerfile",
+        ROOT / "Makefile",
+    ]:
         text = path.read_text()
-        assert not re.search(r"https?://\S+\.(whl|tar\.gz)|--(extra-)?index-url|--find-links", text), path
+        assert not re.search(
+            r"https?://\S+\.(whl|tar\.gz)|--(extra-)?index-url|--find-links", text
+        ), path
 
 
 # --- docker-compose.yml ------------------------------------------------------------------------------------------------------------
@@ -122,7 +139,14 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
 def test_compose_follows_the_official_schema() -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / "docker-compose.yml")]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(ROOT / "docker-compose.yml"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -130,13 +154,24 @@ def test_compose_follows_the_official_schema() -> None:
 def test_compose_has_every_part() -> None:
     services = COMPOSE["services"]
     assert set(services) == {
-        "postgres", "valkey", "migrate", "web", "worker-campaign", "worker-notice", "worker-webhooks", "beat", "flower", "catcher",
-    }  # fmt: skip
+        "postgres",
+        "valkey",
+        "migrate",
+        "web",
+        "worker-campaign",
+        "worker-notice",
+        "worker-webhooks",
+        "beat",
+        "flower",
+        "catcher",
+    }
     for service in services.values():
         assert "image" in service
         for needed in service.get("depends_on", {}):
             assert needed in services
-    volumes = {mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])}
+    volumes = {
+        mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])
+    }
     assert volumes == set(COMPOSE["volumes"])
 
 
@@ -149,7 +184,9 @@ def test_compose_sets_only_what_is_read() -> None:
 
 def test_the_image_holds_every_folder_that_is_read() -> None:
     copied = set(re.findall(r"^COPY (\w+) \w+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
-    folders = {field.name for field in fields(Settings) if isinstance(field.default, Path)} - {"var"}
+    folders = {field.name for field in fields(Settings) if isinstance(field.default, Path)} - {
+        "var"
+    }
     assert {"templates", "campaigns", "sources"} <= folders
     assert folders | {"notifier"} <= copied
 
@@ -161,7 +198,10 @@ def test_compose_holds_no_secret() -> None:
                 assert str(value).startswith("${"), key
 
 
-@pytest.mark.parametrize("name", [name for name, service in COMPOSE["services"].items() if service["image"] == "notifier"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, service in COMPOSE["services"].items() if service["image"] == "notifier"],
+)
 def test_each_command_of_compose_is_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFIER_BROKER_URL", "redis://127.0.0.1:9/0")
     program, *arguments = COMPOSE["services"][name]["command"]

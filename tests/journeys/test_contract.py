@@ -31,8 +31,12 @@ from tests.journeys.test_web import served
 
 LIST = "Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n"
 CHECKS: list[CheckFunction] = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
-]  # fmt: skip
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
 EXAMPLES = 12
 
 
@@ -47,11 +51,18 @@ def site(settings: Settings) -> Iterator[str]:
 def header(services: Services) -> dict[str, str]:
     """What a key of all scopes sends."""
     with services.engine.begin() as connection:
-        token = keys.create(connection, name="portal", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC))
+        token = keys.create(
+            connection, name="portal", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC)
+        )
     return {"Authorization": f"Bearer {token}"}
 
 
-def failures(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, site: str, header: dict[str, str]) -> list[str]:
+def failures(
+    operation: APIOperation[Any, Any, Any, Any],
+    mode: GenerationMode,
+    site: str,
+    header: dict[str, str],
+) -> list[str]:
     """Ask for an operation in many ways; return what was answered otherwise than the document says."""
     checks = list(CHECKS)
     # A batch is taken although events in it are bad: each is answered by itself.
@@ -78,12 +89,18 @@ def failures(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, 
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_answers_are_as_the_document_says(site: str, header: dict[str, str], mode: GenerationMode) -> None:
+def test_answers_are_as_the_document_says(
+    site: str, header: dict[str, str], mode: GenerationMode
+) -> None:
     schema = schemathesis.openapi.from_url(f"{site}/api/openapi.json")
     listed = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(listed) > 15
     if mode is GenerationMode.NEGATIVE:
-        listed = [each for each in listed if any(body.media_type == "application/json" for body in each.body)]
+        listed = [
+            each
+            for each in listed
+            if any(body.media_type == "application/json" for body in each.body)
+        ]
         assert len(listed) > 5
     found = [failure for each in listed for failure in failures(each, mode, site, header)]
     assert not found, "\n\n".join(found)
@@ -92,7 +109,9 @@ def test_answers_are_as_the_document_says(site: str, header: dict[str, str], mod
 def test_every_example_is_accepted(site: str, header: dict[str, str]) -> None:
     with Client(base_url=f"{site}/api", headers=header) as client:
         document = client.get("/openapi.json").json()
-        name = document["paths"]["/v1/campaigns"]["post"]["requestBody"]["content"]["application/json"]["example"]["name"]
+        name = document["paths"]["/v1/campaigns"]["post"]["requestBody"]["content"][
+            "application/json"
+        ]["example"]["name"]
         numbers: list[str] = []
         seen: list[str] = []
         # A campaign takes its steps in the table's order: created, given its list, checked, launched, looked at, paused, resumed, cancelled.
@@ -106,7 +125,10 @@ def test_every_example_is_accepted(site: str, header: dict[str, str]) -> None:
                 if "application/json" in content:
                     sent["json"] = content["application/json"]["example"]
                 elif content:
-                    sent = {"content": LIST.encode(), "headers": {"Content-Type": next(iter(content))}}
+                    sent = {
+                        "content": LIST.encode(),
+                        "headers": {"Content-Type": next(iter(content))},
+                    }
                 answer = client.request(method.upper(), here, **sent)
                 assert str(answer.status_code) in operation["responses"], (path, answer.text)
                 assert answer.is_success, (path, answer.text)

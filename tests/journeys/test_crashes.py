@@ -13,8 +13,8 @@ import time
 import psutil
 import pytest
 
-from notifier.embedded.instance import kill_tree
-from notifier.flows import campaign as story
+from notifier.flows import control as story
+from notifier.instance.supervisor import kill_tree
 from tests.journeys.conftest import WINDOW, World
 
 MAILS = 2_000
@@ -108,7 +108,10 @@ def test_a_polite_stop_loses_nothing_doubles_nothing_and_goes_on_by_itself(world
     began = time.monotonic()
     for part in world.instance.parts:
         assert part.process is not None
-        for process in [psutil.Process(part.process.pid), *psutil.Process(part.process.pid).children()]:
+        for process in [
+            psutil.Process(part.process.pid),
+            *psutil.Process(part.process.pid).children(),
+        ]:
             process.send_signal(signal.SIGTERM)
     for part in world.instance.parts:
         assert part.process is not None
@@ -139,7 +142,11 @@ def test_random_kills(world: World) -> None:
                 time.sleep(0.01)
             if world.status(name).over:
                 break
-            children = world.worker_children() if psutil.pid_exists(world.instance.processes["worker-campaign"]) else []
+            children = (
+                world.worker_children()
+                if psutil.pid_exists(world.instance.processes["worker-campaign"])
+                else []
+            )
             if not children:
                 continue
             killed += 1

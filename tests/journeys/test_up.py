@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.processes import LOOPBACK, kept_port
+from notifier.instance.processes import LOOPBACK, kept_port
+from notifier.instance.servers.catcher import Catcher
 from notifier.testing import ROOT
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -47,9 +47,13 @@ def start(var: Path) -> Iterator[Start]:
     def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("NOTIFIER_")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "notifier", "up", *arguments], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "notifier", "up", *arguments],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**kept, "NOTIFIER_VAR": str(var), "PYTHONUNBUFFERED": "1", **environment},
-        )  # fmt: skip
+        )
         started.append(process)
         return process
 
@@ -105,7 +109,9 @@ def wait_gone(processes: list[psutil.Process], seconds: float = 15) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_comes_up_and_stops_without_leaving_anything(start: Start, port: int, sign: signal.Signals) -> None:
+def test_it_comes_up_and_stops_without_leaving_anything(
+    start: Start, port: int, sign: signal.Signals
+) -> None:
     process = start("--port", str(port))
     until(lambda: healthy(port))
     assert healthy(port) == {"database": "ok", "broker": "ok", "smtp": "ok"}
@@ -117,7 +123,9 @@ def test_it_comes_up_and_stops_without_leaving_anything(start: Start, port: int,
     wait_gone(children, 3)
 
 
-def test_killed_it_leaves_no_orphans_and_starts_again_with_its_data(start: Start, port: int, var: Path) -> None:
+def test_killed_it_leaves_no_orphans_and_starts_again_with_its_data(
+    start: Start, port: int, var: Path
+) -> None:
     first = start("--port", str(port))
     until(lambda: healthy(port))
     secret = (var / "secret").read_text()
@@ -140,7 +148,9 @@ def test_killed_it_leaves_no_orphans_and_starts_again_with_its_data(start: Start
     assert (var / "secret").read_text() == secret
 
 
-def test_a_taken_port_and_a_second_start_are_one_sentence(start: Start, port: int, var: Path) -> None:
+def test_a_taken_port_and_a_second_start_are_one_sentence(
+    start: Start, port: int, var: Path
+) -> None:
     first = start("--port", str(port))
     until(lambda: healthy(port))
     second = start("--port", str(kept_port(var.parent / "other")))
@@ -166,13 +176,17 @@ def test_parts_that_die_are_started_again(start: Start, port: int) -> None:
     until(lambda: healthy(port), 20)
 
 
-@pytest.mark.parametrize("name", ["postgres", "valkey-server", "notifier.embedded.catcher"])
+@pytest.mark.parametrize("name", ["postgres", "valkey-server", "notifier.instance.servers.catcher"])
 def test_servers_that_die_are_started_again(start: Start, port: int, name: str) -> None:
     process = start("--port", str(port))
     until(lambda: healthy(port))
 
     def find() -> list[psutil.Process]:
-        return [each for each in psutil.Process(process.pid).children() if name in " ".join(words(each)[:3])]
+        return [
+            each
+            for each in psutil.Process(process.pid).children()
+            if name in " ".join(words(each)[:3])
+        ]
 
     (server,) = find()
     server.kill()
@@ -196,13 +210,17 @@ def test_a_worker_that_is_asked_many_times_to_stop_does(start: Start, port: int)
 def test_parts_that_are_given_are_used_and_not_started(
     start: Start, port: int, database_url: str, broker_url: str, catcher: Catcher
 ) -> None:
-    given = {"NOTIFIER_DATABASE_URL": database_url, "NOTIFIER_BROKER_URL": broker_url, "NOTIFIER_SMTP_URL": catcher.url}
+    given = {
+        "NOTIFIER_DATABASE_URL": database_url,
+        "NOTIFIER_BROKER_URL": broker_url,
+        "NOTIFIER_SMTP_URL": catcher.url,
+    }
     process = start("--port", str(port), "--workers", "1", **given)
     until(lambda: healthy(port))
     names = " ".join(" ".join(words(each)) for each in family(process))
     assert "postgres" not in names
     assert "valkey-server" not in names
-    assert "notifier.embedded.catcher" not in names
+    assert "notifier.instance.servers.catcher" not in names
 
 
 def test_without_web_nothing_listens(start: Start, port: int, var: Path) -> None:

@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-from notifier.delivery.smtp import Connection, Outgoing, connect
-from notifier.delivery.verdicts import Fate, Verdict
-from notifier.embedded.catcher import Catcher
+from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
+from notifier.smtp.connection import Connection, Outgoing, connect
+from notifier.smtp.verdicts import Fate, Verdict
 
 TIMEOUT = 20.0
 
@@ -46,7 +46,9 @@ class Notes:
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Note a verdict; there is exactly one a message, and only for what was pulled."""
         assert message.position < self.pulled
-        assert message.position not in self.verdicts, f"message {message.position} was settled twice"
+        assert message.position not in self.verdicts, (
+            f"message {message.position} was settled twice"
+        )
         assert host
         self.verdicts[message.position] = verdict
 
@@ -73,9 +75,13 @@ class Notes:
         return [self.verdicts[n].detail for n in range(self.pulled)]
 
 
-async def drive(notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1") -> Connection:
+async def drive(
+    notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1"
+) -> Connection:
     """Send what `notes` hands out over one connection, until it is idle or gone; every message pulled has a verdict then."""
-    connection = await connect(SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit)
+    connection = await connect(
+        SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit
+    )
     await drive_connection(notes, connection)
     return connection
 
@@ -91,10 +97,14 @@ async def drive_connection(notes: Notes, connection: Connection) -> None:
                 await asyncio.wait_for(notes.over.wait(), 0.02)
             except TimeoutError:
                 connection.check_timeout(loop.time())
-    assert sorted(notes.verdicts) == list(range(notes.pulled)), "a message that was pulled has no verdict"
+    assert sorted(notes.verdicts) == list(range(notes.pulled)), (
+        "a message that was pulled has no verdict"
+    )
 
 
-def send(catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0) -> Notes:
+def send(
+    catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0
+) -> Notes:
     """Send to `recipients` over one connection to `catcher`, close it, and check what must hold whatever the server did.
 
     A message is stored at the server if it was accepted, and only if it was accepted or its fate is unknown.
@@ -122,7 +132,11 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, 
 
 
 async def with_server(
-    answer: Answer, client: Callable[[int], Awaitable[None]], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    answer: Answer,
+    client: Callable[[int], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Run `client` against a server whose every connection is `answer`ed, and let the server hear the end of it."""
     talks: list[asyncio.Task[None]] = []

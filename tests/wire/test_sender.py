@@ -17,14 +17,15 @@ import redis
 from sqlalchemy import text
 
 from notifier.db import plain_url
-from notifier.delivery import batches, ledger
-from notifier.delivery.sender import Sender
-from notifier.domain import suppression
+from notifier.domain import batches
+from notifier.domain import suppressions as suppression
 from notifier.domain.calendar import HANOI, Window
-from notifier.domain.definitions import Definition, load_definition
-from notifier.embedded.catcher import Catcher
-from notifier.flows import campaign as story
+from notifier.domain.campaign_files import Definition, load_definition
+from notifier.flows import control as story
+from notifier.instance.servers.catcher import Catcher
 from notifier.invented import HEADINGS, invented_rows
+from notifier.sending import ledger
+from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
@@ -67,14 +68,18 @@ class World:
             writer = csv.writer(file)
             writer.writerow(HEADINGS)
             for number, row in enumerate(invented_rows(count, lines=1)):
-                writer.writerow(row if isinstance(emails, int) else [*row[:2], emails[number], *row[3:]])
+                writer.writerow(
+                    row if isinstance(emails, int) else [*row[:2], emails[number], *row[3:]]
+                )
         definition = replace(self.definition(), **changes)
         return story.launch(self.services, definition, audience=path).name
 
     @staticmethod
     def definition() -> Definition:
         """Return a campaign of the debt notice that may go out now."""
-        found = load_definition(ROOT / "campaigns" / "debt-notice.toml", name=f"c{uuid.uuid4().hex[:8]}")
+        found = load_definition(
+            ROOT / "campaigns" / "debt-notice.toml", name=f"c{uuid.uuid4().hex[:8]}"
+        )
         return replace(found, window=None, not_after=None)
 
     def sql(self, statement: str, **values: object) -> list[Any]:
@@ -94,13 +99,28 @@ class World:
         """Let all deferred messages be due, put them into batches and deliver these."""
         self.sql("UPDATE message SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
         with self.services.engine.begin() as connection:
-            batches.gather(connection, "campaign", route_of=self.services.routes.of_domain, now=datetime.now(UTC))
+            batches.gather(
+                connection,
+                "campaign",
+                route_of=self.services.routes.of_domain,
+                now=datetime.now(UTC),
+            )
         self.deliver()
 
     def status(self, name: str) -> dict[str, Any]:
         """Return the campaign's counts, which add up."""
         found = story.status(self.services, name).to_json()
-        kinds = ("queued", "deferred", "accepted", "refused", "skipped_total", "expired", "cancelled", "held", "given_up")
+        kinds = (
+            "queued",
+            "deferred",
+            "accepted",
+            "refused",
+            "skipped_total",
+            "expired",
+            "cancelled",
+            "held",
+            "given_up",
+        )
         assert sum(found[kind] for kind in kinds) == found["total"]
         return found
 
@@ -167,29 +187,43 @@ def test_row_keeps_what_was_sent_and_said(world: World) -> None:
     name = world.launch(30)
     world.deliver()
     world.assert_all_once(name, 30)
-    rows = world.sql("SELECT id, attempts, doubts, detail, host, length(sha256), settled_at FROM message")
-    assert {(row.attempts, row.doubts, row.host, row.length) for row in rows} == {(1, 0, "127.0.0.1", 32)}
+    rows = world.sql(
+        "SELECT id, attempts, doubts, detail, host, length(sha256), settled_at FROM message"
+    )
+    assert {(row.attempts, row.doubts, row.host, row.length) for row in rows} == {
+        (1, 0, "127.0.0.1", 32)
+    }
     assert all(row.detail.startswith("250 2.0.0 Ok: queued as") for row in rows)
     stored = world.sink.ask(ids=True)["message_ids"]
     assert {key.strip("<").split("@")[0] for key in stored} == {str(row.id) for row in rows}
 
 
 def test_each_outcome_is_told_apart(world: World) -> None:
-    emails = [f"{word}+{n}@simulate.test" for n in range(8) for word in ("delivered", "bounce", "full", "block")]
+    emails = [
+        f"{word}+{n}@simulate.test"
+        for n in range(8)
+        for word in ("delivered", "bounce", "full", "block")
+    ]
     # A block of ours slows the route, so the rest of the batch waits; deliver until nothing is left.
     name = world.launch([email for email in emails if not email.startswith("block")])
     world.deliver()
     status = world.status(name)
     assert (status["accepted"], status["refused"], status["deferred"]) == (8, 8, 8)
-    assert world.sql("SELECT count(*), min(reason) FROM suppression WHERE topic = '*'") == [(8, "hard_bounce")]
+    assert world.sql("SELECT count(*), min(reason) FROM suppression WHERE topic = '*'") == [
+        (8, "hard_bounce")
+    ]
     assert world.sql("SELECT count(*) FROM message_event WHERE kind = 'deferred'") == [(8,)]
-    assert world.sql("SELECT count(*) FROM message WHERE state = 'deferred' AND due_at > settled_at AND batch_id IS NULL") == [(8,)]
+    assert world.sql(
+        "SELECT count(*) FROM message WHERE state = 'deferred' AND due_at > settled_at AND batch_id IS NULL"
+    ) == [(8,)]
     again = world.launch(["bounce+0@simulate.test", "delivered+0@simulate.test"])
     world.deliver()
     assert world.status(again)["skipped"] == {"hard_bounce": 1}
 
 
-def test_block_of_the_sender_slows_the_route_and_is_not_held_against_the_address(world: World) -> None:
+def test_block_of_the_sender_slows_the_route_and_is_not_held_against_the_address(
+    world: World,
+) -> None:
     name = world.launch(["block@simulate.test", *[f"u{n}@example.test" for n in range(40)]])
     world.deliver()
     status = world.status(name)
@@ -220,7 +254,10 @@ def test_deferred_message_comes_back_in_a_batch_of_its_own(world: World) -> None
 
 
 def test_message_expires_instead_of_waiting_past_its_end(world: World) -> None:
-    name = world.launch(["full@simulate.test", "delivered@simulate.test"], not_after=datetime.now(UTC) + timedelta(seconds=0.9))
+    name = world.launch(
+        ["full@simulate.test", "delivered@simulate.test"],
+        not_after=datetime.now(UTC) + timedelta(seconds=0.9),
+    )
     world.deliver()
     status = world.status(name)
     assert (status["accepted"], status["expired"], status["state"]) == (1, 1, "finished")
@@ -289,7 +326,14 @@ def test_opting_out_while_the_batch_is_sent_counts(world: World) -> None:
 
     def opt_out() -> None:
         with world.services.session() as session:
-            suppression.suppress(session, last, "debt-notice", reason="unsubscribed", source="link", now=datetime.now(UTC))
+            suppression.suppress(
+                session,
+                last,
+                "debt-notice",
+                reason="unsubscribed",
+                source="link",
+                now=datetime.now(UTC),
+            )
 
     world.at(100, opt_out)
     world.deliver()
@@ -319,7 +363,9 @@ def test_database_connection_lost_in_mid_batch_changes_nothing(world: World) -> 
     ended: list[Any] = []
 
     def cut() -> None:
-        with psycopg.connect(plain_url(world.services.settings.require_database()), autocommit=True) as connection:
+        with psycopg.connect(
+            plain_url(world.services.settings.require_database()), autocommit=True
+        ) as connection:
             ended.extend(
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'notifier-sender' AND datname = current_database()"
@@ -366,8 +412,14 @@ def test_server_that_asks_to_slow_down_is_left_alone(world: World, stage: str) -
     assert world.status(name)["in_doubt"] == 0
 
 
-@pytest.mark.parametrize("script", [{"close_after": 7}, {"close_at": "data", "every": 9}, {"pipelining": False, "close_after": 7}], ids=str)
-def test_server_that_hangs_up_often_loses_and_doubles_nothing(world: World, script: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "script",
+    [{"close_after": 7}, {"close_at": "data", "every": 9}, {"pipelining": False, "close_after": 7}],
+    ids=str,
+)
+def test_server_that_hangs_up_often_loses_and_doubles_nothing(
+    world: World, script: dict[str, Any]
+) -> None:
     name = world.launch(100)
     world.sink.set_script(**script)
     for _ in range(20):
@@ -409,7 +461,9 @@ def test_closed_window_sends_nothing_and_names_the_next_opening(world: World) ->
     now = datetime.now(HANOI)
     # A window of the other half of the day.
     hours = ("13:00", "20:00") if now.hour < 12 else ("01:00", "11:00")
-    name = world.launch(10, window=Window.from_json({"days": "all", "from": hours[0], "to": hours[1]}))
+    name = world.launch(
+        10, window=Window.from_json({"days": "all", "from": hours[0], "to": hours[1]})
+    )
     world.deliver()
     assert world.status(name)["queued"] == 10
     world.sql("UPDATE batch SET due_at = clock_timestamp()")
@@ -447,7 +501,9 @@ def test_pace_of_a_campaign_is_kept(world: World) -> None:
     assert 20 + (time.monotonic() - began) * 20 + 1 >= 45
 
 
-@pytest.mark.parametrize("routes_file", ['[[route]]\nname = "relay"\nconnections = 2\nmessages_per_connection = 10\n'])
+@pytest.mark.parametrize(
+    "routes_file", ['[[route]]\nname = "relay"\nconnections = 2\nmessages_per_connection = 10\n']
+)
 def test_connections_of_a_route_are_limited_for_all_workers_together(world: World) -> None:
     name = world.launch(100)
     world.deliver()
@@ -469,18 +525,29 @@ def test_connections_of_a_route_are_limited_for_all_workers_together(world: Worl
 
 
 @pytest.mark.parametrize(
-    "routes_file", ['[[route]]\nname = "small"\ndomains = ["simulate.test"]\nper_minute = 2\n[[route]]\nname = "relay"\n']
+    "routes_file",
+    [
+        '[[route]]\nname = "small"\ndomains = ["simulate.test"]\nper_minute = 2\n[[route]]\nname = "relay"\n'
+    ],
 )
 def test_slow_route_holds_up_nobody_else(world: World) -> None:
-    name = world.launch([f"delivered+{n}@simulate.test" for n in range(10)] + [f"u{n}@example.test" for n in range(10)])
+    name = world.launch(
+        [f"delivered+{n}@simulate.test" for n in range(10)]
+        + [f"u{n}@example.test" for n in range(10)]
+    )
     world.deliver()
     assert world.status(name)["accepted"] == 11
-    assert world.sql("SELECT route, state::text FROM batch ORDER BY route") == [("relay", "done"), ("small", "ready")]
+    assert world.sql("SELECT route, state::text FROM batch ORDER BY route") == [
+        ("relay", "done"),
+        ("small", "ready"),
+    ]
 
 
 def test_row_that_cannot_be_rendered_costs_that_row_alone(world: World) -> None:
     name = world.launch(20)
-    world.sql("UPDATE recipient SET data = '{\"lines\": 7}' WHERE row_no = (SELECT min(row_no) FROM recipient)")
+    world.sql(
+        "UPDATE recipient SET data = '{\"lines\": 7}' WHERE row_no = (SELECT min(row_no) FROM recipient)"
+    )
     world.deliver()
     status = world.status(name)
     assert (status["accepted"], status["skipped"]) == (19, {"unrenderable": 1})

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import aiosmtplib
 import pytest
 
-from notifier.delivery.smtp import PipelinedConnection, PlainConnection, connect
-from notifier.delivery.verdicts import Fate
-from notifier.embedded.catcher import Catcher
+from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
+from notifier.smtp.connection import PipelinedConnection, PlainConnection, connect
+from notifier.smtp.verdicts import Fate
 from tests.wire.dialogue import Notes, drive, send
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
@@ -39,7 +39,9 @@ def test_connection_is_chosen_by_what_the_server_offers(sink: Catcher, pipelinin
     sink.set_script(pipelining=pipelining)
 
     async def main() -> None:
-        connection = await connect(SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0)
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
         assert isinstance(connection, PipelinedConnection if pipelining else PlainConnection)
         connection.close()
 
@@ -55,9 +57,23 @@ def test_all_is_well(sink: Catcher, pipelining: bool) -> None:
     assert notes.idles == 1
 
 
-def test_each_recipient_gets_its_own_verdict_and_the_next_goes_on(sink: Catcher, pipelining: bool) -> None:
+def test_each_recipient_gets_its_own_verdict_and_the_next_goes_on(
+    sink: Catcher, pipelining: bool
+) -> None:
     sink.set_script(pipelining=pipelining)
-    to = [f"{word}@simulate.test" for word in ("bounce", "delivered", "full", "block", "bounce", "defer+1", "delivered", "busy")]
+    to = [
+        f"{word}@simulate.test"
+        for word in (
+            "bounce",
+            "delivered",
+            "full",
+            "block",
+            "bounce",
+            "defer+1",
+            "delivered",
+            "busy",
+        )
+    ]
     notes = send(sink, [*to, "last@example.test"])
     assert notes.fates == [R, A, L, R, R, L, A, L, A]
     assert notes.verdicts[0].dead_address
@@ -91,14 +107,20 @@ def test_refusal_of_every_third_message_costs_that_message_alone(
 ) -> None:
     sink.set_script(pipelining=pipelining, every=3, **script)
     notes = send(sink, GOOD[:9])
-    assert notes.fates == [A, A, fate] * 3 if not notes.ends else notes.fates[: notes.pulled] == ([A, A, fate] * 3)[: notes.pulled]
+    assert (
+        notes.fates == [A, A, fate] * 3
+        if not notes.ends
+        else notes.fates[: notes.pulled] == ([A, A, fate] * 3)[: notes.pulled]
+    )
     # Only a server that will not hear us at all may end the connection.
     if notes.pulled < 9:
         assert notes.verdicts[notes.pulled - 1].unsent
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_drop_after_the_dot_is_unknown_for_that_message_only(sink: Catcher, pipelining: bool, stored: bool) -> None:
+def test_drop_after_the_dot_is_unknown_for_that_message_only(
+    sink: Catcher, pipelining: bool, stored: bool
+) -> None:
     sink.set_script(pipelining=pipelining, every=3, at_dot="keep-drop" if stored else "drop")
     notes = send(sink, GOOD)
     assert notes.fates[:3] == [A, A, U]
@@ -138,7 +160,9 @@ def test_close_before_the_dot_is_no_attempt(sink: Catcher, pipelining: bool, sta
 
 
 @pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
-def test_421_slows_the_route_and_ends_the_connection(sink: Catcher, pipelining: bool, stage: str) -> None:
+def test_421_slows_the_route_and_ends_the_connection(
+    sink: Catcher, pipelining: bool, stage: str
+) -> None:
     sink.set_script(pipelining=pipelining, every=3, **{stage: "421 4.7.0 closing, come back later"})
     notes = send(sink, GOOD)
     assert notes.fates[:3] == [A, A, L]
@@ -151,7 +175,9 @@ def test_server_that_closes_after_some_messages_loses_none(sink: Catcher, pipeli
     sink.set_script(pipelining=pipelining, close_after=4)
     notes = send(sink, GOOD)
     assert notes.fates[:4] == [A] * 4
-    assert all(notes.verdicts[n].fate is L and notes.verdicts[n].unsent for n in range(4, notes.pulled))
+    assert all(
+        notes.verdicts[n].fate is L and notes.verdicts[n].unsent for n in range(4, notes.pulled)
+    )
 
 
 def test_we_say_goodbye_after_so_many_messages(sink: Catcher, pipelining: bool) -> None:
@@ -178,7 +204,9 @@ def test_slow_replies_are_waited_for(sink: Catcher, pipelining: bool) -> None:
     ],
     ids=str,
 )
-def test_server_that_will_not_talk_is_an_error_of_connect(sink: Catcher, script: dict[str, object]) -> None:
+def test_server_that_will_not_talk_is_an_error_of_connect(
+    sink: Catcher, script: dict[str, object]
+) -> None:
     sink.set_script(**script)
 
     async def main() -> None:
@@ -210,7 +238,9 @@ def test_closing_in_the_middle_reports_what_was_under_way(sink: Catcher, pipelin
 
     async def main() -> None:
         notes = Notes(GOOD)
-        connection = await connect(SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=30, limit=0)
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=30, limit=0
+        )
         connection.source = notes
         connection.kick()
         async with asyncio.timeout(5):

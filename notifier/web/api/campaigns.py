@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
 from sqlalchemy import text
@@ -16,17 +16,16 @@ from starlette.responses import Response
 from notifier.domain.campaigns import Campaign
 from notifier.domain.keys import Key
 from notifier.errors import CampaignError, NotFoundError, TableError, TemplateError, TransitionError
-from notifier.flows import campaign, draft
+from notifier.flows import control as campaign
+from notifier.flows import drafts as draft
 from notifier.flows.report import write_report
+from notifier.services import Services
 from notifier.web.api.gate import Gate
 from notifier.web.api.models import Model, prose
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation, pointer
 
-if TYPE_CHECKING:
-    from notifier.services import Services
-
-MOST_BYTES = 256 * 1024
-MOST_LIST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 256 * 1024
+MAX_LIST_BYTES = 64 * 1024 * 1024
 SCOPE = "campaigns:write"
 LIST_TYPES = {
     "text/csv": ".csv",
@@ -61,7 +60,11 @@ class Campaigns:
     def _key(self, request: Request) -> Key:
         key = self._gate.enter(request, SCOPE)
         if key.sandbox:
-            raise ProblemError(403, "forbidden", "Sandbox keys cannot prepare campaigns: a campaign writes to real people.")
+            raise ProblemError(
+                403,
+                "forbidden",
+                "Sandbox keys cannot prepare campaigns: a campaign writes to real people.",
+            )
         if "\0" in request.path_params.get("name", ""):
             # The database cannot even be asked for it.
             raise ProblemError(404, "not-found", "There is no such campaign.")
@@ -86,7 +89,9 @@ class Campaigns:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         ending = LIST_TYPES.get(kind)
         if ending is None:
-            raise ProblemError(415, "media-type", f"Send the list as one of: {', '.join(LIST_TYPES)}.")
+            raise ProblemError(
+                415, "media-type", f"Send the list as one of: {', '.join(LIST_TYPES)}."
+            )
         if not raw:
             raise ProblemError(400, "invalid", "The list is empty.")
         _speak(lambda: draft.attach(self._services, name, raw, ending, key_id=key.id))
@@ -132,7 +137,9 @@ class Campaigns:
             write_report(self._services, name, path)
             return Response(path.read_bytes(), media_type="text/csv; charset=utf-8")
 
-    def _step(self, request: Request, name: str, step: Callable[[Services, str], Campaign]) -> Answer:
+    def _step(
+        self, request: Request, name: str, step: Callable[[Services, str], Campaign]
+    ) -> Answer:
         self._own(request, name)
         _speak(lambda: step(self._services, name))
         return 200, self._status(name)
@@ -140,7 +147,10 @@ class Campaigns:
     def _own(self, request: Request, name: str) -> None:
         key = self._key(request)
         with self._services.session() as session:
-            found = session.scalar(text("SELECT 1 FROM campaign WHERE name = :name AND key_id = :key"), {"name": name, "key": key.id})
+            found = session.scalar(
+                text("SELECT 1 FROM campaign WHERE name = :name AND key_id = :key"),
+                {"name": name, "key": key.id},
+            )
         if found is None:
             raise ProblemError(404, "not-found", "This key has launched no such campaign.")
 
@@ -166,7 +176,13 @@ def _broken_texts(value: object, path: tuple[str | int, ...]) -> Iterator[Fault]
 
 def _links(name: str) -> dict[str, str]:
     here = f"/api/v1/campaigns/{name}"
-    return {"self": here, **{step: f"{here}/{step}" for step in ("list", "check", "launch", "pause", "resume", "cancel", "report")}}
+    return {
+        "self": here,
+        **{
+            step: f"{here}/{step}"
+            for step in ("list", "check", "launch", "pause", "resume", "cancel", "report")
+        },
+    }
 
 
 def _speak(work: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -13,19 +13,17 @@ from starlette.requests import Request
 
 from notifier.domain.calendar import HANOI
 from notifier.domain.keys import Key
-from notifier.flows import dossier
-from notifier.flows.dossier import Call, Event, Told
-from notifier.flows.grouping import GroupWriter
+from notifier.flows import dossier_events as dossier
+from notifier.flows.dossier_events import Call, Event, Told
+from notifier.group_commit import GroupWriter
 from notifier.rendering.catalogue import LINE_KEY, faults
+from notifier.services import Services
 from notifier.web.api.gate import Gate, idempotency_key, request_id
 from notifier.web.api.models import DossierEvent, EventBatch
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
 
-if TYPE_CHECKING:
-    from notifier.services import Services
-
-MOST_BYTES = 64 * 1024
-MOST_BATCH_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 64 * 1024
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 SCOPE = "events:write"
 
 
@@ -39,7 +37,7 @@ class Events:
         self._writer: GroupWriter[Call, dossier.Answer] = GroupWriter(
             lambda calls: dossier.accept(services, calls),
             name="dossier-events",
-            most=dossier.MOST_EVENTS,
+            most=dossier.MAX_EVENTS,
             size=lambda call: max(1, len(call.events)),
             linger=0.003,
             alone=True,
@@ -50,7 +48,17 @@ class Events:
         key = self._gate.enter(request, SCOPE)
         token = idempotency_key(request)
         event = self._event(key, raw)
-        return self._submit(Call(key.id, key.sandbox, [event], _answer_one, token, _hash(request, raw), request_id(request)))
+        return self._submit(
+            Call(
+                key.id,
+                key.sandbox,
+                [event],
+                _answer_one,
+                token,
+                _hash(request, raw),
+                request_id(request),
+            )
+        )
 
     def batch(self, request: Request, raw: bytes) -> dossier.Answer:
         """Record many events; a bad one spoils none of the others."""
@@ -70,20 +78,33 @@ class Events:
             except (ProblemError, TypeError) as error:
                 # orjson cannot write a lone surrogate, which is no text either.
                 problem = error if isinstance(error, ProblemError) else invalid([_BROKEN])
-                results.append({"index": number, "status": problem.status, "problem": problem.to_json()})
+                results.append(
+                    {"index": number, "status": problem.status, "problem": problem.to_json()}
+                )
 
         def answer(told: Sequence[Told]) -> dossier.Answer:
             each = iter(told)
-            filled = [result or {"index": number, **_result(next(each))} for number, result in enumerate(results)]
+            filled = [
+                result or {"index": number, **_result(next(each))}
+                for number, result in enumerate(results)
+            ]
             refused = sum(result["status"] >= 400 for result in filled)  # noqa: PLR2004 - where HTTP's errors begin
             return 200, {"accepted": len(filled) - refused, "refused": refused, "results": filled}
 
-        return self._submit(Call(key.id, key.sandbox, events, answer, token, _hash(request, raw), request_id(request)))
+        return self._submit(
+            Call(
+                key.id, key.sandbox, events, answer, token, _hash(request, raw), request_id(request)
+            )
+        )
 
     def _submit(self, call: Call) -> dossier.Answer:
         status, body = self._writer.submit(call).result(30)
         if body is None:
-            raise ProblemError(409, "idempotency", "This Idempotency-Key was sent before with another body. Use a new one.")
+            raise ProblemError(
+                409,
+                "idempotency",
+                "This Idempotency-Key was sent before with another body. Use a new one.",
+            )
         if "code" in body:
             raise ProblemError(status, body["code"], body["detail"])
         return status, body
@@ -94,28 +115,70 @@ class Events:
         except ValidationError as error:
             raise of_validation(error, inside=inside) from None
         if not key.may_report_for(found.source):
-            raise ProblemError(403, "forbidden", "The key may not report for this source. Ask the operator for one that may.")
+            raise ProblemError(
+                403,
+                "forbidden",
+                "The key may not report for this source. Ask the operator for one that may.",
+            )
         prefix = "".join(f"/{part}" for part in inside)
         source = self._services.sources.get(found.source)
         if source is None:
             known = ", ".join(self._services.sources)
-            raise invalid([Fault(f"{prefix}/source", "unknown-source", f"The service does not know this source. Known are: {known}.")])
+            raise invalid(
+                [
+                    Fault(
+                        f"{prefix}/source",
+                        "unknown-source",
+                        f"The service does not know this source. Known are: {known}.",
+                    )
+                ]
+            )
         status = source.statuses.get(found.status)
         if status is None:
             known = ", ".join(source.statuses)
-            raise invalid([Fault(f"{prefix}/status", "unknown-status", f"The source has no such status. Known are: {known}.")])
+            raise invalid(
+                [
+                    Fault(
+                        f"{prefix}/status",
+                        "unknown-status",
+                        f"The source has no such status. Known are: {known}.",
+                    )
+                ]
+            )
         if found.occurred_at > self._services.clock() + dossier.CLOCK_TOLERANCE:
-            raise invalid([Fault(f"{prefix}/occurred_at", "future", "It lies in the future. Set the sender's clock.")])
+            raise invalid(
+                [
+                    Fault(
+                        f"{prefix}/occurred_at",
+                        "future",
+                        "It lies in the future. Set the sender's clock.",
+                    )
+                ]
+            )
         data = _data(found)
         if status.notice is not None:
             wrong = faults(self._services.catalogue[status.notice], data)
             if wrong:
-                raise invalid([Fault(prefix + _event_pointer(pointer), code, words) for pointer, code, words in wrong])
+                raise invalid(
+                    [
+                        Fault(prefix + _event_pointer(pointer), code, words)
+                        for pointer, code, words in wrong
+                    ]
+                )
         applicant = found.applicant
         return Event(
-            source, status, found.code, found.occurred_at, applicant.name, applicant.email, applicant.tax_code, applicant.language,
-            found.promised_at, data, hashlib.sha256(found.model_dump_json().encode()).digest(),
-        )  # fmt: skip
+            source,
+            status,
+            found.code,
+            found.occurred_at,
+            applicant.name,
+            applicant.email,
+            applicant.tax_code,
+            applicant.language,
+            found.promised_at,
+            data,
+            hashlib.sha256(found.model_dump_json().encode()).digest(),
+        )
 
 
 _BROKEN = Fault("", "characters", "It holds broken text.")
@@ -160,10 +223,17 @@ def _result(told: Told) -> dict[str, Any]:
         return {
             "status": 409,
             "problem": ProblemError(
-                409, "conflict", "This source, dossier, status and moment were reported before with other content; that report stands."
+                409,
+                "conflict",
+                "This source, dossier, status and moment were reported before with other content; that report stands.",
             ).to_json(),
         }
-    found: dict[str, Any] = {"status": 202, "id": str(told.id), "outcome": told.outcome, "message_id": None}
+    found: dict[str, Any] = {
+        "status": 202,
+        "id": str(told.id),
+        "outcome": told.outcome,
+        "message_id": None,
+    }
     if told.message_id is not None:
         found["message_id"] = str(told.message_id)
         found["links"] = {"message": f"/api/v1/messages/{told.message_id}"}

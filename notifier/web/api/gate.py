@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import TYPE_CHECKING
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
@@ -15,10 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notifier.domain import keys
 from notifier.domain.keys import Key
+from notifier.services import Services
 from notifier.web.api.problems import ProblemError
-
-if TYPE_CHECKING:
-    from notifier.services import Services
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -48,9 +45,11 @@ class RequestIds:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
-                    *message["headers"], (REQUEST_ID.encode(), number.encode()), (b"cache-control", b"no-store"),
+                    *message["headers"],
+                    (REQUEST_ID.encode(), number.encode()),
+                    (b"cache-control", b"no-store"),
                     (b"x-content-type-options", b"nosniff"),
-                ]  # fmt: skip
+                ]
             await send(message)
 
         scope[REQUEST_ID] = number
@@ -66,7 +65,9 @@ class Gate:
         self._services = services
         self._engine = services.engine.execution_options(isolation_level="AUTOCOMMIT")
         options = {"socket_timeout": 2, "socket_connect_timeout": 2}
-        self._limiter = SlidingWindowCounterRateLimiter(storage_from_string(services.settings.require_broker(), **options))
+        self._limiter = SlidingWindowCounterRateLimiter(
+            storage_from_string(services.settings.require_broker(), **options)
+        )
         self._per_key = RateLimitItemPerMinute(services.settings.api_per_minute)
 
     def enter(self, request: Request, scope: str | None) -> Key:
@@ -83,7 +84,10 @@ class Gate:
         if key is None or not key.valid_at(now):
             self._count(_WRONG_KEYS, 1, "wrong-key", request.client.host if request.client else "")
             raise ProblemError(
-                401, "unauthorized", "Send a valid key as: Authorization: Bearer …", headers={"WWW-Authenticate": 'Bearer realm="notifier"'}
+                401,
+                "unauthorized",
+                "Send a valid key as: Authorization: Bearer …",
+                headers={"WWW-Authenticate": 'Bearer realm="notifier"'},
             )
         if scope is not None and scope not in key.scopes:
             raise ProblemError(403, "forbidden", f"The key lacks the scope {scope}.")
@@ -126,7 +130,11 @@ def idempotency_key(request: Request) -> str | None:
     """Return the request's Idempotency-Key, if it has one; raise ProblemError 400 when it is no key."""
     value = request.headers.get("idempotency-key")
     if value is not None and not _IDEMPOTENCY_KEY.fullmatch(value):
-        raise ProblemError(400, "invalid", "The header Idempotency-Key must be 1 to 200 printable ASCII characters.")
+        raise ProblemError(
+            400,
+            "invalid",
+            "The header Idempotency-Key must be 1 to 200 printable ASCII characters.",
+        )
     return value
 
 
@@ -134,7 +142,12 @@ async def read_body(request: Request, most: int) -> bytes:
     """Return the JSON body of at most `most` bytes; raise ProblemError 411, 413 or 415. A longer one is not read to its end."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ProblemError(415, "media-type", "Send the body as application/json.", headers={"Accept": "application/json"})
+        raise ProblemError(
+            415,
+            "media-type",
+            "Send the body as application/json.",
+            headers={"Accept": "application/json"},
+        )
     return await read_bytes(request, most)
 
 
@@ -146,7 +159,12 @@ async def read_bytes(request: Request, most: int) -> bytes:
         async for part in request.stream():
             size += len(part)
             if size > most:
-                raise ProblemError(413, "too-large", f"The body may have at most {most:,} bytes.", headers={"Connection": "close"})
+                raise ProblemError(
+                    413,
+                    "too-large",
+                    f"The body may have at most {most:,} bytes.",
+                    headers={"Connection": "close"},
+                )
             parts.append(part)
     except ClientDisconnect:
         raise ProblemError(400, "bad-json", "The body ended too soon.") from None

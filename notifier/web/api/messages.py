@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -15,22 +15,30 @@ from starlette.requests import Request
 from notifier.domain.calendar import HANOI
 from notifier.domain.keys import Key
 from notifier.errors import NotFoundError, RenderError, TransitionError
-from notifier.flows import message
-from notifier.flows.message import Message, Wanted
+from notifier.flows import message_requests as message
+from notifier.flows.message_requests import Message, Wanted
 from notifier.rendering.catalogue import LINE_KEY, faults
+from notifier.services import Services
 from notifier.web.api import models
 from notifier.web.api.gate import Gate, idempotency_key, request_id
 from notifier.web.api.models import MessageRequest
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
 
-if TYPE_CHECKING:
-    from notifier.services import Services
-
-MOST_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 WRITE, READ = "messages:write", "messages:read"
-STATES = ("queued", "deferred", "accepted", "refused", "skipped", "in_doubt", "given_up", "expired", "cancelled")
-PAGE, MOST_PAGE = 50, 200
-_MOST_LINES = 500
+STATES = (
+    "queued",
+    "deferred",
+    "accepted",
+    "refused",
+    "skipped",
+    "in_doubt",
+    "given_up",
+    "expired",
+    "cancelled",
+)
+PAGE, MAX_PAGE = 50, 200
+_MAX_LINES = 500
 Answer = tuple[int, Any]
 
 
@@ -42,13 +50,25 @@ def to_json(found: Message, *, whole: bool) -> dict[str, Any]:
     """Return a message as it stands in an answer: with its replies when `whole`."""
     here = f"/api/v1/messages/{found.id}"
     values: dict[str, Any] = {
-        "id": str(found.id), "state": found.state, "reason": found.reason, "template": found.template, "topic": found.topic,
-        "language": found.language, "attempts": found.attempts, "created_at": _shown(found.created_at), "send_at": _shown(found.send_at),
-        "expires_at": _shown(found.expires_at), "settled_at": _shown(found.settled_at), "sha256": found.sha256,
+        "id": str(found.id),
+        "state": found.state,
+        "reason": found.reason,
+        "template": found.template,
+        "topic": found.topic,
+        "language": found.language,
+        "attempts": found.attempts,
+        "created_at": _shown(found.created_at),
+        "send_at": _shown(found.send_at),
+        "expires_at": _shown(found.expires_at),
+        "settled_at": _shown(found.settled_at),
+        "sha256": found.sha256,
         "links": {"self": here, "cancel": f"{here}/cancel"},
-    }  # fmt: skip
+    }
     if whole:
-        values["replies"] = [{"at": _shown(each.at), "kind": each.kind, "host": each.host, "detail": each.detail} for each in found.replies]
+        values["replies"] = [
+            {"at": _shown(each.at), "kind": each.kind, "host": each.host, "detail": each.detail}
+            for each in found.replies
+        ]
     return values
 
 
@@ -69,23 +89,43 @@ class Messages:
         if dry:
             return self._dry_run(wanted)
         if key.sandbox and not self._services.settings.sandbox_smtp_url:
-            raise ProblemError(503, "unavailable", "No catcher is set for sandbox keys: NOTIFIER_SANDBOX_SMTP_URL.")
+            raise ProblemError(
+                503, "unavailable", "No catcher is set for sandbox keys: NOTIFIER_SANDBOX_SMTP_URL."
+            )
         self._gate.recipient(wanted.email)
         asked = message.ask(
-            self._services, wanted, key_id=key.id, sandbox=key.sandbox, token=token,
-            fingerprint=hashlib.sha256(b"messages\n" + raw).digest(), request=request_id(request),
-        )  # fmt: skip
+            self._services,
+            wanted,
+            key_id=key.id,
+            sandbox=key.sandbox,
+            token=token,
+            fingerprint=hashlib.sha256(b"messages\n" + raw).digest(),
+            request=request_id(request),
+        )
         if asked.id is None:
-            raise ProblemError(409, "idempotency", "This Idempotency-Key was sent before with another body. Use a new one.")
+            raise ProblemError(
+                409,
+                "idempotency",
+                "This Idempotency-Key was sent before with another body. Use a new one.",
+            )
         here = f"/api/v1/messages/{asked.id}"
-        return 202, {"id": str(asked.id), "state": "queued", "links": {"self": here, "cancel": f"{here}/cancel"}}
+        return 202, {
+            "id": str(asked.id),
+            "state": "queued",
+            "links": {"self": here, "cancel": f"{here}/cancel"},
+        }
 
     def _dry_run(self, wanted: Wanted) -> Answer:
         try:
             found = message.dry_run(self._services, wanted)
         except RenderError as error:
             raise ProblemError(422, "unrenderable", str(error)) from None
-        return 200, {"subject": found.subject, "text": found.text, "html": found.html, "bytes": len(found.raw)}
+        return 200, {
+            "subject": found.subject,
+            "text": found.text,
+            "html": found.html,
+            "bytes": len(found.raw),
+        }
 
     @staticmethod
     def _flag(request: Request, name: str) -> bool:
@@ -101,20 +141,47 @@ class Messages:
             raise of_validation(error) from None
         template = self._services.catalogue.get(asked.template)
         if template is None or self._services.topics[template.topic].code == "service":
-            raise invalid([Fault("/template", "unknown-template", "There is no such template. See GET /api/v1/templates.")])
+            raise invalid(
+                [
+                    Fault(
+                        "/template",
+                        "unknown-template",
+                        "There is no such template. See GET /api/v1/templates.",
+                    )
+                ]
+            )
         if asked.language not in template.languages:
-            raise invalid([Fault("/language", "language", f"The template has only: {', '.join(template.languages)}.")])
+            raise invalid(
+                [
+                    Fault(
+                        "/language",
+                        "language",
+                        f"The template has only: {', '.join(template.languages)}.",
+                    )
+                ]
+            )
         data = _clean(asked.data)
-        wrong = [Fault("/data" + pointer, code, words) for pointer, code, words in faults(template, data)]
+        wrong = [
+            Fault("/data" + pointer, code, words) for pointer, code, words in faults(template, data)
+        ]
         now = self._services.clock()
-        if asked.send_at is not None and asked.send_at > now + message.LONGEST_AHEAD:
+        if asked.send_at is not None and asked.send_at > now + message.MAX_AHEAD:
             wrong.append(Fault("/send_at", "too-far", "It lies more than 366 days ahead."))
         if asked.expires_at is not None and asked.expires_at <= max(now, asked.send_at or now):
             wrong.append(Fault("/expires_at", "past", "It lies before the message could leave."))
         if wrong:
             raise invalid(wrong)
         to = asked.recipient
-        return Wanted(template, to.email, to.name, asked.language, to.tax_code, data, asked.send_at, asked.expires_at)
+        return Wanted(
+            template,
+            to.email,
+            to.name,
+            asked.language,
+            to.tax_code,
+            data,
+            asked.send_at,
+            asked.expires_at,
+        )
 
     def get(self, request: Request, _: bytes, number: str) -> Answer:
         """Return one message with each reply."""
@@ -140,7 +207,11 @@ class Messages:
         """Return a page of the key's messages, the newest first."""
         key = self._gate.enter(request, READ)
         asked = request.query_params
-        wrong = [Fault(f"?{name}", "unknown", "There is no such filter.") for name in asked if name not in _QUERY]
+        wrong = [
+            Fault(f"?{name}", "unknown", "There is no such filter.")
+            for name in asked
+            if name not in _QUERY
+        ]
         filters: dict[str, Any] = {name: asked.get(name) for name in ("template", "topic")}
         if "state" in asked:
             filters["state"] = asked["state"]
@@ -151,21 +222,31 @@ class Messages:
                 filters[name] = _moment(asked[name], name, wrong)
         limit = PAGE
         if "limit" in asked:
-            limit = int(asked["limit"]) if asked["limit"].isascii() and asked["limit"].isdigit() and len(asked["limit"]) < 6 else 0  # noqa: PLR2004
-            if not 1 <= limit <= MOST_PAGE:
-                wrong.append(Fault("?limit", "value", f"It must be a whole number from 1 to {MOST_PAGE}."))
+            limit = (
+                int(asked["limit"])
+                if asked["limit"].isascii() and asked["limit"].isdigit() and len(asked["limit"]) < 6
+                else 0
+            )  # noqa: PLR2004
+            if not 1 <= limit <= MAX_PAGE:
+                wrong.append(
+                    Fault("?limit", "value", f"It must be a whole number from 1 to {MAX_PAGE}.")
+                )
         after = _cursor(asked["cursor"], wrong) if "cursor" in asked else None
         for name in ("template", "topic"):
             if "\0" in (filters[name] or ""):
                 wrong.append(Fault(f"?{name}", "characters", "It holds control characters."))
         if wrong:
             raise invalid(wrong)
-        rows = message.listed(self._services, key_id=key.id, filters=filters, after=after, limit=limit + 1)
+        rows = message.listed(
+            self._services, key_id=key.id, filters=filters, after=after, limit=limit + 1
+        )
         more = len(rows) > limit
         page = rows[:limit]
         return 200, {
             "messages": [to_json(each, whole=False) for each in page],
-            "next": base64.urlsafe_b64encode(page[-1].id.bytes).rstrip(b"=").decode() if more else None,
+            "next": base64.urlsafe_b64encode(page[-1].id.bytes).rstrip(b"=").decode()
+            if more
+            else None,
         }
 
 
@@ -179,14 +260,20 @@ def _moment(value: str, name: str, wrong: list[Fault]) -> datetime | None:
     except ValueError:
         found = None
     if found is None or found.tzinfo is None or not 1970 < found.year < 9000:  # noqa: PLR2004 - what an id can say
-        wrong.append(Fault(f"?{name}", "type", "It must be a moment such as 2026-11-24T09:30:00+07:00."))
+        wrong.append(
+            Fault(f"?{name}", "type", "It must be a moment such as 2026-11-24T09:30:00+07:00.")
+        )
         return None
     return found
 
 
 def _cursor(value: str, wrong: list[Fault]) -> uuid.UUID | None:
     try:
-        return uuid.UUID(bytes=base64.b64decode(value.encode("ascii") + b"=" * (-len(value) % 4), altchars=b"-_", validate=True))
+        return uuid.UUID(
+            bytes=base64.b64decode(
+                value.encode("ascii") + b"=" * (-len(value) % 4), altchars=b"-_", validate=True
+            )
+        )
     except (ValueError, UnicodeEncodeError, binascii.Error):
         wrong.append(Fault("?cursor", "value", "It is no cursor of an earlier page."))
         return None
@@ -212,10 +299,19 @@ def _clean(data: dict[str, Any]) -> dict[str, Any]:
     cleaned = texts("/data", {name: value for name, value in data.items() if name != LINE_KEY})
     if LINE_KEY in data:
         rows = data[LINE_KEY]
-        if isinstance(rows, list) and len(rows) <= _MOST_LINES:
-            cleaned[LINE_KEY] = [texts(f"/data/{LINE_KEY}/{at}", row) if isinstance(row, dict) else row for at, row in enumerate(rows)]
+        if isinstance(rows, list) and len(rows) <= _MAX_LINES:
+            cleaned[LINE_KEY] = [
+                texts(f"/data/{LINE_KEY}/{at}", row) if isinstance(row, dict) else row
+                for at, row in enumerate(rows)
+            ]
         else:
-            wrong.append(Fault(f"/data/{LINE_KEY}", "type", f"It must be a list of at most {_MOST_LINES} objects."))
+            wrong.append(
+                Fault(
+                    f"/data/{LINE_KEY}",
+                    "type",
+                    f"It must be a list of at most {_MAX_LINES} objects.",
+                )
+            )
     if wrong:
         raise invalid(wrong)
     return cleaned

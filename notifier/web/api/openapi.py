@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from notifier import __version__
-from notifier.domain.definitions import CAMPAIGN_NAME
+from notifier.domain.campaign_files import CAMPAIGN_NAME
 from notifier.domain.keys import SCOPES
 from notifier.web.api.operations import Operation
 from notifier.web.api.problems import MEDIA_TYPE, TITLES
@@ -44,16 +44,29 @@ _PROBLEM = {
             "items": {
                 "type": "object",
                 "required": ["pointer", "code", "detail"],
-                "properties": {"pointer": {"type": "string"}, "code": {"type": "string"}, "detail": {"type": "string"}},
+                "properties": {
+                    "pointer": {"type": "string"},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
             },
         },
     },
 }
 _EXAMPLE_PROBLEM = {
-    "type": "/api/docs#invalid", "title": TITLES["invalid"], "status": 422, "code": "invalid",
+    "type": "/api/docs#invalid",
+    "title": TITLES["invalid"],
+    "status": 422,
+    "code": "invalid",
     "detail": "/applicant/email: The address is not valid. Correct it.",
-    "errors": [{"pointer": "/applicant/email", "code": "address", "detail": "The address is not valid. Correct it."}],
-}  # fmt: skip
+    "errors": [
+        {
+            "pointer": "/applicant/email",
+            "code": "address",
+            "detail": "The address is not valid. Correct it.",
+        }
+    ],
+}
 _RATE = {
     name: {"schema": {"type": "string"}, "description": words}
     for name, words in (
@@ -71,7 +84,9 @@ def document(listed: Sequence[Operation], public_url: str) -> dict[str, Any]:
     _, schemas = models_json_schema(list(dict.fromkeys(models)), ref_template=_REFS)  # type: ignore[arg-type]
     components = schemas.get("$defs", {})
     # Each entry is one event; it is checked by itself, so that one bad event spoils none of the others.
-    components["EventBatch"]["properties"]["events"]["items"] = {"$ref": _REFS.format(model="DossierEvent")}
+    components["EventBatch"]["properties"]["events"]["items"] = {
+        "$ref": _REFS.format(model="DossierEvent")
+    }
     paths: dict[str, dict[str, Any]] = {}
     for each in listed:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
@@ -88,7 +103,11 @@ def document(listed: Sequence[Operation], public_url: str) -> dict[str, Any]:
         "components": {
             "schemas": {**components, "Problem": _PROBLEM},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": f"An API key. Scopes: {', '.join(SCOPES)}."},
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": f"An API key. Scopes: {', '.join(SCOPES)}.",
+                },
             },
         },
     }
@@ -101,22 +120,38 @@ _IN_PATHS = {
 
 
 def _operation(each: Operation) -> dict[str, Any]:
-    found: dict[str, Any] = {"operationId": each.name, "summary": each.summary, "responses": _responses(each)}
+    found: dict[str, Any] = {
+        "operationId": each.name,
+        "summary": each.summary,
+        "responses": _responses(each),
+    }
     if each.scope is not None:
         found["description"] = f"Needs the scope `{each.scope}`."
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": schema} for name, schema in _IN_PATHS.items() if f"{{{name}}}" in each.path
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name, schema in _IN_PATHS.items()
+        if f"{{{name}}}" in each.path
     ]
-    parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in each.query.items()]
+    parameters += [
+        {"name": name, "in": "query", "schema": dict(schema)} for name, schema in each.query.items()
+    ]
     if each.idempotent:
         words = "The same key gets the same answer again; with another body 409."
         schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[\\x21-\\x7e]+$"}
-        parameters.append({"name": "Idempotency-Key", "in": "header", "description": words, "schema": schema})
+        parameters.append(
+            {"name": "Idempotency-Key", "in": "header", "description": words, "schema": schema}
+        )
     if parameters:
         found["parameters"] = parameters
     if each.body is not None:
-        content = {"schema": {"$ref": _REFS.format(model=each.body.__name__)}, "example": each.example}
-        found["requestBody"] = {"required": each.body_required, "content": {"application/json": content}}
+        content = {
+            "schema": {"$ref": _REFS.format(model=each.body.__name__)},
+            "example": each.example,
+        }
+        found["requestBody"] = {
+            "required": each.body_required,
+            "content": {"application/json": content},
+        }
     elif each.any_body:
         binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
         found["requestBody"] = {"required": True, "content": dict.fromkeys(each.any_body, binary)}
@@ -126,8 +161,15 @@ def _operation(each: Operation) -> dict[str, Any]:
 def _responses(each: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for status, example in each.answers.items():
-        schema: dict[str, Any] = {"type": "string"} if isinstance(example, str) else {"type": "object", "required": sorted(example)}
-        found[str(status)] = {"description": "Done.", "content": {each.media_type: {"schema": schema, "example": example}}}
+        schema: dict[str, Any] = (
+            {"type": "string"}
+            if isinstance(example, str)
+            else {"type": "object", "required": sorted(example)}
+        )
+        found[str(status)] = {
+            "description": "Done.",
+            "content": {each.media_type: {"schema": schema, "example": example}},
+        }
     problems = {*_ALWAYS, *each.problems}
     if each.body is not None or each.any_body:
         problems |= {400, 413, 415}
@@ -168,15 +210,28 @@ def page(listed: Sequence[Operation]) -> bytes:
         "<h1>Notifier API</h1><p>JSON in and out. Send your key as <code>Authorization: Bearer …</code>. The machine-readable ",
         'description is <a href="/api/openapi.json">openapi.json</a> (OpenAPI 3.1). Every answer has an <code>X-Request-Id</code>; ',
         'name it when you ask for help.</p><nav aria-label="Operations"><ul>',
-        *(f'<li><a href="#{each.name}"><code>{each.method} /api{escape(each.path)}</code></a> {escape(each.summary)}</li>' for each in listed),
+        *(
+            f'<li><a href="#{each.name}"><code>{each.method} /api{escape(each.path)}</code></a> {escape(each.summary)}</li>'
+            for each in listed
+        ),
         "</ul></nav>",
-    ]  # fmt: skip
+    ]
     for each in listed:
         parts.append(f'<section id="{each.name}"><h2>{escape(each.summary)}</h2>')
-        parts.append(f'<p><code><span class="method">{each.method}</span> /api{escape(each.path)}</code></p>')
+        parts.append(
+            f'<p><code><span class="method">{each.method}</span> /api{escape(each.path)}</code></p>'
+        )
         needs = f"Needs the scope <code>{each.scope}</code>." if each.scope else "Any key may ask."
-        idempotent = " Takes an <code>Idempotency-Key</code>: a repeat gets the same answer." if each.idempotent else ""
-        query = f" Parameters: {', '.join(f'<code>{name}</code>' for name in each.query)}." if each.query else ""
+        idempotent = (
+            " Takes an <code>Idempotency-Key</code>: a repeat gets the same answer."
+            if each.idempotent
+            else ""
+        )
+        query = (
+            f" Parameters: {', '.join(f'<code>{name}</code>' for name in each.query)}."
+            if each.query
+            else ""
+        )
         parts.append(f'<p class="soft">{needs}{idempotent}{query}</p>')
         if each.body is not None:
             parts.append(_fields(each.body))
@@ -200,18 +255,24 @@ def _fields(model: type[BaseModel]) -> str:
         # Long names break on a phone where a person would break them.
         shown = escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
         needed = "" if required else '<br><span class="soft">optional</span>'
-        rows.append(f"<tr><th scope=row><code>{shown}</code>{needed}</th><td>{kind}</td><td>{escape(words)}</td></tr>")
+        rows.append(
+            f"<tr><th scope=row><code>{shown}</code>{needed}</th><td>{kind}</td><td>{escape(words)}</td></tr>"
+        )
     return f"<table><thead><tr><th scope=col>Field<th scope=col>Type<th scope=col>Meaning</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _rows(schema: Mapping[str, Any], models: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, bool, str]]:
+def _rows(
+    schema: Mapping[str, Any], models: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, str, bool, str]]:
     for name, given in schema.get("properties", {}).items():
         if "$ref" in given:
             yield from _rows(models[given["$ref"].rpartition("/")[2]], models, f"{prefix}{name}.")
             continue
         kinds = [each for each in given.get("anyOf", [given]) if each.get("type") != "null"]
         shown = " or ".join(_kind(each) for each in kinds)
-        words = given.get("description") or next((each["description"] for each in kinds if "description" in each), "")
+        words = given.get("description") or next(
+            (each["description"] for each in kinds if "description" in each), ""
+        )
         yield prefix + name, shown, name in schema.get("required", ()), words
 
 
@@ -220,8 +281,14 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
-        return f"up to {schema['maxItems']} × {_kind(schema['items'])}" if "maxItems" in schema else "list"
-    kind = {"date-time": "moment with an offset", "date": "date"}.get(schema.get("format", ""), schema.get("type", "any"))
+        return (
+            f"up to {schema['maxItems']} × {_kind(schema['items'])}"
+            if "maxItems" in schema
+            else "list"
+        )
+    kind = {"date-time": "moment with an offset", "date": "date"}.get(
+        schema.get("format", ""), schema.get("type", "any")
+    )
     kind = {"string": "text", "integer": "whole number"}.get(kind, kind)
     return f"{kind}, at most {schema['maxLength']} characters" if "maxLength" in schema else kind
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
-_MOST_FAULTS = 50
+_MAX_FAULTS = 50
 
 TITLES = {
     "bad-json": "The body is not JSON",
@@ -65,13 +65,15 @@ class ProblemError(Exception):
             "detail": self.detail,
         }
         if self.faults:
-            found["errors"] = [each.to_json() for each in self.faults[:_MOST_FAULTS]]
+            found["errors"] = [each.to_json() for each in self.faults[:_MAX_FAULTS]]
         return found
 
 
 def respond(problem: ProblemError) -> Response:
     """Return the answer."""
-    return Response(orjson.dumps(problem.to_json()), problem.status, dict(problem.headers), MEDIA_TYPE)
+    return Response(
+        orjson.dumps(problem.to_json()), problem.status, dict(problem.headers), MEDIA_TYPE
+    )
 
 
 def invalid(faults: Sequence[Fault]) -> ProblemError:
@@ -96,7 +98,10 @@ _WORDS = {
     "model_type": ("type", "It must be an object."),
     "model_attributes_type": ("type", "It must be an object."),
     "datetime_type": ("type", "It must be a moment such as 2026-11-24T09:30:00+07:00."),
-    "datetime_from_date_parsing": ("type", "It must be a moment such as 2026-11-24T09:30:00+07:00."),
+    "datetime_from_date_parsing": (
+        "type",
+        "It must be a moment such as 2026-11-24T09:30:00+07:00.",
+    ),
     "datetime_parsing": ("type", "It must be a moment such as 2026-11-24T09:30:00+07:00."),
     "timezone_aware": ("time-zone", "It needs an offset such as +07:00."),
     "date_type": ("type", "It must be a day such as 2026-11-24."),
@@ -109,11 +114,21 @@ def of_validation(error: ValidationError, *, inside: Sequence[str | int] = ()) -
     """Return what pydantic found as problem details: 400 for what is no JSON at all, else 422."""
     found = error.errors(include_url=False, include_input=False)
     if any(each["type"] == "json_invalid" for each in found):
-        return ProblemError(400, "bad-json", "The body is not valid JSON: " + str(found[0]["ctx"].get("error", "")) + ".")
+        return ProblemError(
+            400,
+            "bad-json",
+            "The body is not valid JSON: " + str(found[0]["ctx"].get("error", "")) + ".",
+        )
     faults = []
     for each in found:
         # A union names the type it tried behind the field.
-        path = [part for part in each["loc"] if not (isinstance(part, str) and (part.startswith("function-") or part in {"str", "int"}))]
+        path = [
+            part
+            for part in each["loc"]
+            if not (
+                isinstance(part, str) and (part.startswith("function-") or part in {"str", "int"})
+            )
+        ]
         code, words = _WORDS.get(each["type"], ("value", ""))
         if each["type"] == "value_error":
             code, _, words = str(each["ctx"]["error"]).partition(": ")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from notifier.domain import suppression
+from notifier.domain import suppressions as suppression
 from notifier.rendering.catalogue import Field
+from notifier.services import Services
 from notifier.web.api.gate import Gate
 from notifier.web.api.models import SuppressionRequest
 from notifier.web.api.problems import Fault, ProblemError, invalid, of_validation
 
-if TYPE_CHECKING:
-    from notifier.services import Services
-
-MOST_BYTES = 16 * 1024
+MAX_BYTES = 16 * 1024
 SCOPE = "suppressions:write"
 _INTERNAL = "service"
 _PAGE = 100
@@ -24,7 +22,13 @@ Answer = tuple[int, Any]
 
 
 def _field(each: Field) -> dict[str, Any]:
-    return {"name": each.name, "type": each.type, "required": each.required, "max_length": each.max_length, "label": dict(each.label)}
+    return {
+        "name": each.name,
+        "type": each.type,
+        "required": each.required,
+        "max_length": each.max_length,
+        "label": dict(each.label),
+    }
 
 
 class Reference:
@@ -41,7 +45,12 @@ class Reference:
         listed = [each for each in self._services.topics.values() if each.code != _INTERNAL]
         return 200, {
             "topics": [
-                {"code": each.code, "name": dict(each.info.name), "statutory": each.statutory, "legal_ground": dict(each.info.legal_ground)}
+                {
+                    "code": each.code,
+                    "name": dict(each.info.name),
+                    "statutory": each.statutory,
+                    "legal_ground": dict(each.info.legal_ground),
+                }
                 for each in listed
             ]
         }
@@ -53,13 +62,17 @@ class Reference:
         return 200, {
             "templates": [
                 {
-                    "name": each.name, "version": each.version, "topic": each.topic, "title": dict(each.title),
-                    "languages": list(each.languages), "fields": [_field(field) for field in each.fields],
+                    "name": each.name,
+                    "version": each.version,
+                    "topic": each.topic,
+                    "title": dict(each.title),
+                    "languages": list(each.languages),
+                    "fields": [_field(field) for field in each.fields],
                     "lines": [_field(field) for field in each.lines],
                 }
                 for each in listed
             ]
-        }  # fmt: skip
+        }
 
     def suppress(self, request: Request, raw: bytes) -> Answer:
         """Stop writing to an address about a topic."""
@@ -68,7 +81,12 @@ class Reference:
         with self._services.session() as session:
             number = suppression.address_ids(session, [asked.email])[asked.email]
             new = suppression.suppress(
-                session, number, asked.topic, reason="manual", source=f"key {key.id}: {asked.reason}", now=self._services.clock()
+                session,
+                number,
+                asked.topic,
+                reason="manual",
+                source=f"key {key.id}: {asked.reason}",
+                now=self._services.clock(),
             )
             standing = suppression.active(session, number)
         return (201 if new else 200), {"suppressed": standing, "new": new}
@@ -81,8 +99,18 @@ class Reference:
             number = suppression.address_ids(session, [asked.email])[asked.email]
             reason = suppression.active(session, number).get(asked.topic)
             if reason == "unsubscribed":
-                raise ProblemError(409, "state", "The owner of the address opted out; only they can take that back, by the link in a mail.")
-            lifted = suppression.lift(session, number, asked.topic, by=f"key {key.id}: {asked.reason}", now=self._services.clock())
+                raise ProblemError(
+                    409,
+                    "state",
+                    "The owner of the address opted out; only they can take that back, by the link in a mail.",
+                )
+            lifted = suppression.lift(
+                session,
+                number,
+                asked.topic,
+                by=f"key {key.id}: {asked.reason}",
+                now=self._services.clock(),
+            )
             standing = suppression.active(session, number)
         return 200, {"suppressed": standing, "lifted": lifted}
 
@@ -90,7 +118,11 @@ class Reference:
         """Return a page of what stands, the newest first."""
         self._gate.enter(request, SCOPE)
         asked = request.query_params
-        wrong = [Fault(f"?{name}", "unknown", "There is no such filter.") for name in asked if name != "cursor"]
+        wrong = [
+            Fault(f"?{name}", "unknown", "There is no such filter.")
+            for name in asked
+            if name != "cursor"
+        ]
         cursor = asked.get("cursor", str(2**62))
         if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):  # noqa: PLR2004 - what fits in 63 bits
             wrong.append(Fault("?cursor", "value", "It is no cursor of an earlier page."))
@@ -99,10 +131,18 @@ class Reference:
         with self._services.session() as session:
             rows = suppression.page(session, before=min(int(cursor), 2**62), limit=_PAGE + 1)
         listed = [
-            {"email": each.email, "topic": each.topic, "reason": each.reason, "since": each.since.isoformat(timespec="seconds")}
+            {
+                "email": each.email,
+                "topic": each.topic,
+                "reason": each.reason,
+                "since": each.since.isoformat(timespec="seconds"),
+            }
             for each in rows[:_PAGE]
         ]
-        return 200, {"suppressions": listed, "next": str(rows[_PAGE - 1].id) if len(rows) > _PAGE else None}
+        return 200, {
+            "suppressions": listed,
+            "next": str(rows[_PAGE - 1].id) if len(rows) > _PAGE else None,
+        }
 
     def _asked(self, raw: bytes) -> SuppressionRequest:
         try:
@@ -110,5 +150,11 @@ class Reference:
         except ValidationError as error:
             raise of_validation(error) from None
         if asked.topic not in {*self._services.topics, suppression.EVERY_TOPIC}:
-            raise invalid([Fault("/topic", "unknown-topic", "There is no such topic. See GET /api/v1/topics.")])
+            raise invalid(
+                [
+                    Fault(
+                        "/topic", "unknown-topic", "There is no such topic. See GET /api/v1/topics."
+                    )
+                ]
+            )
         return asked

@@ -37,7 +37,9 @@ def test_the_table_above_is_the_whole_table() -> None:
     assert len(TRANSITIONS) == 14
 
 
-@pytest.mark.parametrize(("before", "step"), [pair for pair in itertools.product(State, Step) if pair not in TRANSITIONS])
+@pytest.mark.parametrize(
+    ("before", "step"), [pair for pair in itertools.product(State, Step) if pair not in TRANSITIONS]
+)
 def test_every_other_step_is_refused_in_a_sentence(before: State, step: Step) -> None:
     with pytest.raises(TransitionError, match="Campaign c cannot"):
         next_state("c", before, step)

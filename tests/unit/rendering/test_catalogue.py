@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from notifier.errors import TemplateError
-from notifier.rendering.catalogue import STANDARD_FIELDS, from_json, load_all, load_template, to_json
+from notifier.rendering.catalogue import (
+    STANDARD_FIELDS,
+    from_json,
+    load_all,
+    load_template,
+    to_json,
+)
 from tests.unit.rendering.conftest import WriteTemplate
 
 OPTIONAL_FIELD = '[fields.{name}]\ntype = "{type}"\nlabel = {{ vi = "a", en = "a" }}\n'
@@ -18,23 +24,40 @@ HEAD = 'topic = "service"\ntitle = { vi = "Thư", en = "Mail" }\nlanguages = ["v
 
 
 def test_the_project_has_the_mails_of_its_stories(templates: Path) -> None:
-    assert {"debt-notice", "tax-policy", "settlement-guidance", "unsubscribe-confirmation"} <= set(load_all(templates))
+    assert {"debt-notice", "tax-policy", "settlement-guidance", "unsubscribe-confirmation"} <= set(
+        load_all(templates)
+    )
 
 
 def test_the_debt_notice_asks_for_few_columns(templates: Path) -> None:
     template = load_template(templates, "debt-notice")
-    assert {each.name for each in template.fields if each.required and each.scope == "recipient"} == {"total_debt", "amount_payable"}
-    assert {each.name for each in template.lines if each.required} == {"subsection_name", "amount", "due_date"}
-    assert {each.name for each in template.fields if each.scope == "campaign"} == {"period", "as_of", "issue_date"}
+    assert {
+        each.name for each in template.fields if each.required and each.scope == "recipient"
+    } == {"total_debt", "amount_payable"}
+    assert {each.name for each in template.lines if each.required} == {
+        "subsection_name",
+        "amount",
+        "due_date",
+    }
+    assert {each.name for each in template.fields if each.scope == "campaign"} == {
+        "period",
+        "as_of",
+        "issue_date",
+    }
     assert template.control_total == "total_debt"
-    assert "so_con_phai_nop" in next(each for each in template.lines if each.name == "amount").synonyms
+    assert (
+        "so_con_phai_nop" in next(each for each in template.lines if each.name == "amount").synonyms
+    )
 
 
 def test_no_two_columns_of_a_list_share_a_synonym(templates: Path) -> None:
     for template in load_all(templates).values():
         seen: dict[str, str] = {}
         for each in (*STANDARD_FIELDS, *template.fields, *template.lines):
-            for word in {each.name, *(text.casefold() for text in (*each.synonyms, *each.label.values()))}:
+            for word in {
+                each.name,
+                *(text.casefold() for text in (*each.synonyms, *each.label.values())),
+            }:
                 assert seen.setdefault(word, each.name) == each.name, f"{template.name}: {word}"
 
 
@@ -50,7 +73,9 @@ def test_a_change_to_a_frozen_template_is_noticed(templates: Path) -> None:
         from_json(frozen)
 
 
-def test_the_version_is_the_same_on_every_load_and_another_after_any_edit(templates: Path, tmp_path: Path) -> None:
+def test_the_version_is_the_same_on_every_load_and_another_after_any_edit(
+    templates: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "templates"
     shutil.copytree(templates, copy)
     version = load_template(copy, "debt-notice").version
@@ -89,17 +114,43 @@ def test_windows_line_ends_and_marks_are_the_same_template(write_template: Write
         (HEAD.replace('vi = "Thư", ', ""), "'title' has no text for 'vi'"),
         (HEAD.replace('["vi"]', '["fr"]'), "'languages' must be"),
         (HEAD + 'control_total = "note"\n', "'control_total' must name a money field"),
-        (HEAD + OPTIONAL_FIELD.format(name="note", type="number"), r"'fields\.note\.type' must be one of"),
-        (HEAD + OPTIONAL_FIELD.format(name="tax_code", type="text"), r"'fields\.tax_code' cannot be the name"),
-        (HEAD + OPTIONAL_FIELD.format(name="sender", type="text"), r"'fields\.sender' cannot be the name"),
-        (HEAD + OPTIONAL_FIELD.format(name="Note", type="text"), r"'fields\.Note' cannot be the name"),
-        (HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'colour = "red"\n', r"'fields\.note\.colour' is not known"),
-        (HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'synonyms = "x"\n', r"'fields\.note\.synonyms' must be a list"),
-        (HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'scope = "world"\n', r"'fields\.note\.scope' must be"),
-        (HEAD + OPTIONAL_FIELD.format(name="note", type="text") + "max_length = 0\n", r"'fields\.note\.required' must be"),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="note", type="number"),
+            r"'fields\.note\.type' must be one of",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="tax_code", type="text"),
+            r"'fields\.tax_code' cannot be the name",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="sender", type="text"),
+            r"'fields\.sender' cannot be the name",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="Note", type="text"),
+            r"'fields\.Note' cannot be the name",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'colour = "red"\n',
+            r"'fields\.note\.colour' is not known",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'synonyms = "x"\n',
+            r"'fields\.note\.synonyms' must be a list",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="note", type="text") + 'scope = "world"\n',
+            r"'fields\.note\.scope' must be",
+        ),
+        (
+            HEAD + OPTIONAL_FIELD.format(name="note", type="text") + "max_length = 0\n",
+            r"'fields\.note\.required' must be",
+        ),
     ],
 )
-def test_a_wrong_description_is_refused_by_name(write_template: WriteTemplate, toml: str, says: str) -> None:
+def test_a_wrong_description_is_refused_by_name(
+    write_template: WriteTemplate, toml: str, says: str
+) -> None:
     with pytest.raises(TemplateError, match=says) as caught:
         load_template(write_template(toml=toml or "[fields]"), "small")
     assert "small/template.toml" in str(caught.value)
@@ -121,7 +172,9 @@ EXAMPLE = {"name": "An", "tax_code": "0100023459", "email": "an@example.test"}
         ({**EXAMPLE, "lines": [5]}, "line 1 is not an object"),
     ],
 )
-def test_a_wrong_example_is_refused_by_field(write_template: WriteTemplate, example: Any, says: str) -> None:
+def test_a_wrong_example_is_refused_by_field(
+    write_template: WriteTemplate, example: Any, says: str
+) -> None:
     with pytest.raises(TemplateError, match=says):
         load_template(write_template(example=example), "small")
 
@@ -135,13 +188,18 @@ def test_a_wrong_example_is_refused_by_field(write_template: WriteTemplate, exam
         ({"text": '{% include "../../secret" %}'}, r"small/\.\./\.\./secret is missing"),
         ({"text": '{% include "/etc/hostname" %}'}, "is missing"),
         ({"text": "x" * 70_000}, "larger than 64 kB"),
-        ({"text": "{{ " + "(" * 5000 + "note" + ")" * 5000 + " }}"}, r"small/vi/body\.txt is nested too deeply"),
+        (
+            {"text": "{{ " + "(" * 5000 + "note" + ")" * 5000 + " }}"},
+            r"small/vi/body\.txt is nested too deeply",
+        ),
         ({"html": "<p>{{ note|safe }}</p>"}, "No filter named 'safe'"),
         ({"html": "{% autoescape false %}{{ note }}{% endautoescape %}"}, "cannot be used here"),
         ({"text": '{% import "x" as y %}'}, "cannot be used here"),
     ],
 )
-def test_texts_that_cannot_work_are_refused_when_loaded(write_template: WriteTemplate, texts: dict[str, str], says: str) -> None:
+def test_texts_that_cannot_work_are_refused_when_loaded(
+    write_template: WriteTemplate, texts: dict[str, str], says: str
+) -> None:
     with pytest.raises(TemplateError, match=says):
         load_template(write_template(**texts), "small")
 
