@@ -80,7 +80,7 @@ def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
     }
     exact = {(field.name, line) for field, line in found.values()}
     for index, heading in enumerate(headings):
-        meant = wanted.get(plain(_REMARK.sub("", heading))) if index not in found else None
+        meant = _without_remarks(wanted, heading) if index not in found else None
         # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that was meant.
         if meant is not None and (meant[0].name, meant[1]) not in exact:
             found[index] = meant
@@ -100,6 +100,20 @@ def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
         heading for index, heading in enumerate(headings) if heading and index not in found
     )
     return Columns(row_no, tuple(used), unused, headings)
+
+
+def _without_remarks(
+    wanted: dict[str, tuple[Field, bool]], heading: str
+) -> tuple[Field, bool] | None:
+    """Return what a heading means with its remarks looked over, the last one first.
+
+    A label may end in a remark of its own: "Month of the notice (its first day) (required)".
+    """
+    while remarks := list(_REMARK.finditer(heading)):
+        heading = heading[: remarks[-1].start()] + heading[remarks[-1].end() :]
+        if (meant := wanted.get(plain(heading))) is not None:
+            return meant
+    return None
 
 
 def letters(index: int) -> str:
