@@ -17,6 +17,7 @@ import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
+from notifier.domain.suppressions import SUPPRESS_DEAD
 from notifier.domain.webhooks import NOTIFY_SETTLED
 
 # At most this many messages of one worker process can be in doubt after it is killed.
@@ -125,10 +126,7 @@ done AS (
 history AS (
     INSERT INTO message_event (message_id, at, kind, host, detail)
     SELECT id, settled_at, state::text, host, detail FROM done WHERE state IN ('deferred', 'in_doubt') OR doubted),
-dead AS (
-    INSERT INTO suppression (address_id, topic, reason, source, created_at)
-    SELECT DISTINCT address_id, '*', 'hard_bounce', 'reply', clock_timestamp() FROM done WHERE dead
-    ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING),
+dead AS ({SUPPRESS_DEAD.format(settled="done")}),
 told AS ({NOTIFY_SETTLED.format(settled="done")})
 SELECT c.state::text,
        (SELECT array_agg(s.address_id) FROM suppression s
