@@ -235,7 +235,7 @@ def page(session: Session, *, before: int, limit: int) -> list[Standing]:
 
 
 def active_reasons(session: Session, topic: str) -> dict[int, str]:
-    """Return all addresses that are not written to about `topic`, each with the strongest reason."""
+    """Return all addresses that are not written to about `topic`, with the strongest reason."""
     found: dict[int, Reason] = {}
     rows = session.execute(
         select(Suppression.address_id, Suppression.reason).where(

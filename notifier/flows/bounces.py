@@ -10,7 +10,7 @@ from notifier.inbound import reports as bounces
 from notifier.inbound.reports import Kind, Report
 from notifier.services import Services
 
-_HOOKS = {Kind.BOUNCED: webhooks.BOUNCED, Kind.COMPLAINED: webhooks.COMPLAINED}
+_HOOKS = {Kind.BOUNCED: "message.bounced", Kind.COMPLAINED: "message.complained"}
 
 
 def take(services: Services, raw: bytes, recipient: str) -> Report | None:

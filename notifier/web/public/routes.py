@@ -1,4 +1,7 @@
-"""Public pages, no login: stop a topic, choose topics, check that a notice is genuine (RFC 8058, RFC 2369)."""
+"""Public pages, no login: stop a topic, choose topics, check that a notice is genuine.
+
+They follow RFC 8058 and RFC 2369.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from urllib.parse import parse_qs
 import redis
 import structlog
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import text
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from notifier.errors import LinkError, SettingsError
 from notifier.flows import unsubscribe as subscription
+from notifier.schema import Address, Campaign, Message
 from notifier.services import Services
+from notifier.states import MessageState
 from notifier.web.pages import PRIVATE, page
 
 log = structlog.get_logger(__name__)
@@ -26,6 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 4096
 _CHECKS_PER_MINUTE = 20
 _ONE_CLICK = b"One-Click"
+# A server took it, whatever was reported later.
+_TAKEN = (MessageState.ACCEPTED, MessageState.BOUNCED, MessageState.COMPLAINED)
 
 Work = Callable[[Request, dict[str, list[str]], bytes], Response]
 
@@ -48,14 +55,22 @@ def _form(body: bytes) -> dict[str, list[str]]:
 
 
 async def _with_form(request: Request, work: Work, body: bytes | None) -> Response:
-    """Do the work with the form in a thread; answer 503 when the database is away, so that the request is tried again."""
+    """Do the work with the form in a thread.
+
+    Answer 503 when the database is unavailable, so that the request is tried again.
+    """
     if body is None:
         return Response("Too large.\n", status_code=413, media_type="text/plain", headers=PRIVATE)
     try:
         return await run_in_threadpool(work, request, _form(body), body)
     except SQLAlchemyError as error:
-        log.error("database_unavailable", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
+        _log_unavailable(error)
         return _unavailable(request)
+
+
+def _log_unavailable(error: SQLAlchemyError) -> None:
+    # Not the traceback, which would hold the statement's parameters.
+    log.error("database_unavailable", error=type(error).__name__)
 
 
 def _unavailable(request: Request) -> Response:
@@ -65,7 +80,7 @@ def _unavailable(request: Request) -> Response:
 
 
 def _is_one_click(body: bytes) -> bool:
-    # Urlencoded or multipart, as RFC 8058 section 3.2 allows; the key and its value are fixed words.
+    # Urlencoded or multipart, as RFC 8058 section 3.2 allows; key and value are fixed words.
     return _ONE_CLICK in body and b"List-Unsubscribe" in body
 
 
@@ -112,7 +127,7 @@ def make_router(services: Services) -> APIRouter:
             # A mail program can do nothing about it, and a scanner must learn nothing from it.
             log.info("one_click_with_a_bad_token")
         except SQLAlchemyError as error:
-            log.error("database_unavailable", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
+            _log_unavailable(error)
             return Response(
                 "Try again later.\n",
                 status_code=503,
@@ -147,7 +162,7 @@ def make_router(services: Services) -> APIRouter:
 
 
 def _too_often(services: Services, request: Request) -> bool:
-    """Count the checks of a client in a minute; a broker that is away stops nobody."""
+    """Count the checks of a client in a minute; a broker that is unavailable stops nobody."""
     client = request.client.host if request.client else "?"
     try:
         with redis.Redis.from_url(
@@ -163,7 +178,10 @@ def _too_often(services: Services, request: Request) -> bool:
 
 
 def _find(services: Services, code: str) -> dict[str, Any] | None:
-    """Return when, about what and to which masked address this service sent the message, and nothing more; None when it did not."""
+    """Return when, about what and to which masked address this service sent the message.
+
+    And nothing more; None when it did not.
+    """
     bare = code.strip().strip("<>").partition("@")[0]
     try:
         message_id = uuid.UUID(bare)
@@ -171,10 +189,11 @@ def _find(services: Services, code: str) -> dict[str, Any] | None:
         return None
     with services.session() as session:
         row = session.execute(
-            text("""SELECT m.settled_at, c.topic, a.email, m.state = 'accepted' AS certain FROM message m JOIN campaign c ON c.id = m.campaign_id
-                      JOIN address a ON a.id = m.address_id
-                     WHERE m.id = :id AND (m.state = 'accepted' OR m.doubts > 0)"""),
-            {"id": message_id},
+            select(Message.settled_at, Message.state, Campaign.topic, Address.email)
+            .join(Campaign, Campaign.id == Message.campaign_id)
+            .join(Address, Address.id == Message.address_id)
+            .where(Message.id == message_id)
+            .where(Message.state.in_(_TAKEN) | (Message.doubts > 0))
         ).first()
     if row is None:
         return None
@@ -183,5 +202,5 @@ def _find(services: Services, code: str) -> dict[str, Any] | None:
         "at": row.settled_at,
         "topic": services.topics.get(row.topic),
         "to": f"{name[:1]}•••@{domain}",
-        "certain": row.certain,
+        "certain": row.state in _TAKEN,
     }
