@@ -12,12 +12,10 @@ from enum import StrEnum
 
 import aiosmtplib
 
+from notifier.smtp import codes
+from notifier.smtp.codes import Meaning
+
 _ENHANCED = re.compile(r"^(?:\d{3}[ -])?([245])\.(\d{1,3})\.(\d{1,3})\b")
-_RATE_WORDS = re.compile(r"rate|too many|unusual|throttl|temporar|try again", re.IGNORECASE)
-_CONTENT_CODES = frozenset(
-    {"5.3.4", "5.6.0", "5.6.1", "5.6.2", "5.6.3", "5.6.4", "5.6.5", "5.6.6", "5.6.7"}
-)
-_DEAD_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"})
 MAX_DETAIL_CHARS = 300
 
 
@@ -88,19 +86,18 @@ def judge_reply(stage: Stage, code: int, text: str) -> Verdict:
         if stage is Stage.CONNECT or (stage is Stage.MAIL and code in {530, 535, 550, 553, 554}):
             # Refusing us or our sender address says nothing of the recipient: a person must mend it, the messages wait.
             return Verdict(Fate.LATER, detail, slow_route=True, unsent=True)
-        if enhanced.startswith("5.7."):
-            # A block of this sender (policy, DMARC, blocklist): never held against the address.
-            return Verdict(Fate.REFUSED, detail, slow_route=True)
-        if enhanced in _CONTENT_CODES:
-            return Verdict(Fate.REFUSED, detail, bad_content=True)
-        if enhanced == "5.2.2":
-            # A full mailbox is emptied some day, whatever the first digit says.
-            return Verdict(Fate.LATER, detail)
-        if enhanced == "5.2.1" and _RATE_WORDS.search(text):
-            # Gmail answers so when one mailbox gets too much at once.
-            return Verdict(Fate.LATER, detail)
-        dead = enhanced in _DEAD_ADDRESS and stage in {Stage.RCPT, Stage.DOT}
-        return Verdict(Fate.REFUSED, detail, dead_address=dead)
+        match codes.meaning(enhanced, text):
+            case Meaning.SENDER_BLOCKED:
+                return Verdict(Fate.REFUSED, detail, slow_route=True)
+            case Meaning.CONTENT:
+                return Verdict(Fate.REFUSED, detail, bad_content=True)
+            case Meaning.MAILBOX_FULL | Meaning.MAILBOX_BUSY:
+                return Verdict(Fate.LATER, detail)
+            case Meaning.DEAD_ADDRESS:
+                dead = stage in {Stage.RCPT, Stage.DOT}
+                return Verdict(Fate.REFUSED, detail, dead_address=dead)
+            case Meaning.OTHER:
+                return Verdict(Fate.REFUSED, detail)
     # A reply out of place (2xx to DATA, 3xx elsewhere, garbage): the dialogue is broken.
     if stage is Stage.DOT:
         return Verdict(Fate.UNKNOWN, detail)
