@@ -91,14 +91,17 @@ class World:
             result = connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
 
+    def send(self, batch_id: int) -> None:
+        """Deliver a batch as a worker's task does."""
+        if (done := self.sender.deliver(batch_id)) is not None:
+            story.finish(self.services, done)
+
     def deliver(self) -> None:
         """Deliver every batch that may be leased now, once."""
         with self.services.engine.begin() as connection:
             ids = batches.ready(connection, "campaign")
         for batch_id in ids:
-            # As a worker's task does.
-            if (done := self.sender.deliver(batch_id)) is not None:
-                story.finish(self.services, done)
+            self.send(batch_id)
 
     def wait_and_gather(self) -> None:
         """Let all deferred messages be due, put them into batches and deliver these."""
@@ -384,7 +387,7 @@ def test_batch_is_delivered_once_however_often_it_is_woken(world: World) -> None
     other = lifecycle.make_sender(world.services)
     world.at(50, lambda: None)
     for _ in range(3):
-        world.sender.deliver(batch_id)
+        world.send(batch_id)
     other.deliver(batch_id)
     other.close()
     world.assert_all_once(name, 100)
