@@ -35,13 +35,14 @@ from notifier.instance.servers.catcher import Catcher
 from notifier.instance.supervisor import Instance
 from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
-from notifier.settings import Settings
+from notifier.settings import DEFAULT_PUBLIC_URL, Settings
 
 app = typer.Typer(
     invoke_without_command=True,
     help="Measure the service on this machine, with servers of its own.",
 )
 NAME = "bench"
+_PROGRESS_SECONDS = 2.0
 LINES = 3
 BASELINE_SECONDS = 8.0
 _STEP = 100_000
@@ -186,15 +187,14 @@ def write_list(path: Path, businesses: int) -> None:
 @contextmanager
 def running(folder: Path, sink: Sink, workers: int, *, port: int = 0) -> Iterator[Instance]:
     """Run an instance with servers of its own, with web when a `port` is given; of the environment's settings, those that name no server."""
-    settings = replace(
-        Settings.from_env(),
+    settings = Settings.from_env().replace(
         var=folder,
         database_url=None,
         broker_url=None,
         smtp_url=sink.url,
         secret_key=None,
         routes_file=None,
-        public_url=Settings.public_url,
+        public_url=DEFAULT_PUBLIC_URL,
         api_per_minute=900_000_000,
     )
     instance = make_instance(settings, port=port, workers=workers, web=port > 0, logs=False)
@@ -239,7 +239,7 @@ def send_campaign(
         watch.sample(int(done))
         if over:
             break
-        if time.monotonic() - shown > 2:  # noqa: PLR2004 - seconds between two lines of progress
+        if time.monotonic() - shown > _PROGRESS_SECONDS:
             shown = time.monotonic()
             _err.print(f"{done:>9,} sent, {watch.rss / 1e6:.0f} MB")
         time.sleep(0.25)

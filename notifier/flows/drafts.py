@@ -25,22 +25,17 @@ ENDINGS = (".csv", ".xlsx", ".xls", ".ods")
 
 
 def _read(name: str, definition: Mapping[str, Any]) -> Definition:
-    """Return the definition; a `not_after` is text in JSON. Raise CampaignError."""
-    values = dict(definition)
-    if isinstance(values.get("not_after"), str):
-        try:
-            values["not_after"] = datetime.fromisoformat(values["not_after"])
-        except ValueError:
-            raise CampaignError(
-                "definition: not_after is not a moment.",
-                fix="Write it as 2026-12-31T17:00:00+07:00.",
-            ) from None
-    if "list" in values:
+    """Return the definition, which is a campaign's file in JSON; raise CampaignError."""
+    if "list" in definition:
         raise CampaignError(
             "definition: list is not known.", fix="Attach the list by a request of its own."
         )
     return read_definition(
-        values, name=name, shown="definition", text=orjson.dumps(definition).decode(), folder=Path()
+        definition,
+        name=name,
+        shown="definition",
+        text=orjson.dumps(definition).decode(),
+        folder=Path(),
     )
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -26,7 +26,7 @@ from notifier.instance.processes import Server, kept_secret, port_is_free, spawn
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.servers.postgres import Postgres
 from notifier.instance.servers.valkey import Valkey
-from notifier.settings import INSTANCE_FILE, Settings
+from notifier.settings import DEFAULT_PUBLIC_URL, INSTANCE_FILE, Settings
 
 MAX_LOG_BYTES = 20_000_000
 _STOP_SECONDS = 8.0
@@ -156,20 +156,19 @@ class Instance:
             )
         settings = self.settings
         if settings.secret_key is None:
-            settings = replace(settings, secret_key=kept_secret(var / "secret"))
-        if settings.public_url == Settings.public_url:
-            settings = replace(settings, public_url=f"http://127.0.0.1:{self.port}")
+            settings = settings.replace(secret_key=kept_secret(var / "secret"))
+        if settings.public_url == DEFAULT_PUBLIC_URL:
+            settings = settings.replace(public_url=f"http://127.0.0.1:{self.port}")
         if settings.database_url is None:
             self.postgres = Postgres(var / "postgres").start()
-            settings = replace(settings, database_url=self.postgres.url)
+            settings = settings.replace(database_url=self.postgres.url)
         if settings.broker_url is None:
             self.valkey = Valkey(var / "valkey").start()
-            settings = replace(settings, broker_url=self.valkey.url)
+            settings = settings.replace(broker_url=self.valkey.url)
         if settings.smtp_url is None:
             folder = var / "mail" if self._keep_mail else None
             self.catcher = Catcher(folder=folder, state=var / "catcher").start()
-            settings = replace(
-                settings,
+            settings = settings.replace(
                 smtp_url=self.catcher.url,
                 sandbox_smtp_url=settings.sandbox_smtp_url or self.catcher.url,
             )
@@ -259,7 +258,7 @@ class Instance:
                 continue
             now = time.monotonic()
             if part.restart_at == 0.0:
-                part.failures = 0 if now - part.started_at > 60 else part.failures + 1  # noqa: PLR2004 - it had run well
+                part.failures = 0 if now - part.started_at > 60 else part.failures + 1
                 part.restart_at = now + min(_MAX_PAUSE, 0.25 * 2**part.failures)
                 self._say(
                     f"{part.name} ended with code {part.process.returncode} and is started again."
@@ -287,7 +286,7 @@ class Instance:
         changed: dict[str, Any] = {
             key: now for key in _NOTED if getattr(self.settings, key) == before
         }
-        self.settings = replace(self.settings, **changed)
+        self.settings = self.settings.replace(**changed)
         self._note()
         for part in self.parts:
             if part.process is not None:

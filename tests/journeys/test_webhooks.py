@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,7 +164,7 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(world: World, arguments: tuple[str, ...], words: str) -> None:
-    environment = replace(world.instance.settings, webhooks_private=False).to_env()
+    environment = world.instance.settings.replace(webhooks_private=False).to_env()
     found = CliRunner().invoke(cli.app, ["webhook", *arguments], env=environment).exception
     assert isinstance(found, NotifierError)
     assert words in str(found)
