@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -55,6 +56,7 @@ _WORDS = {
     "dict_type": ("is not a table.", "Write it as [{key}]."),
 }
 _TABLES = {"model_type", "dict_type"}
+_CHOICES = {"literal_error", "enum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _words(error: ErrorDetails, field: FieldInfo | None) -> tuple[str, str]:
     for each in (*reversed(field.metadata), *_inner_metadata(field.annotation)):
         if isinstance(each, Otherwise):
             return words if kind == "missing" else each.words, each.fix or fix
-    return _choice(field) if kind == "literal_error" else words, fix
+    return _choice(field) if kind in _CHOICES else words, fix
 
 
 def _inner_metadata(kind: Any) -> list[Any]:
@@ -140,7 +142,9 @@ def _inner_metadata(kind: Any) -> list[Any]:
 
 
 def _choice(field: FieldInfo) -> str:
-    values = [str(each) for each in get_args(_plain(field.annotation))]
+    kind = _plain(field.annotation)
+    members = kind if isinstance(kind, type) and issubclass(kind, Enum) else get_args(kind)
+    values = [str(each.value if isinstance(each, Enum) else each) for each in members]
     if len(values) == 2:  # noqa: PLR2004 - English has a word for two
         return f"is neither {values[0]} nor {values[1]}."
     return f"is not one of {', '.join(values)}."

@@ -19,6 +19,7 @@ from notifier.domain.topics import Policy
 from notifier.errors import CampaignError, SettingsError
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.states import InDoubtPolicy
 from notifier.validation import Otherwise, Table, Text, parse_toml, read
 
 DEFAULT_EXPIRY = timedelta(days=5)
@@ -43,7 +44,7 @@ class Definition:
     audience: Path | None
     not_after: datetime | None
     pace_per_minute: int | None
-    in_doubt: Policy | None
+    in_doubt: InDoubtPolicy | None
     sender: Mapping[str, str]
     window: Window | None
     data: Mapping[str, Any]

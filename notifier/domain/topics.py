@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
+
+from pydantic import Field
 
 from notifier.errors import SettingsError
 from notifier.rendering.catalogue import TopicInfo
+from notifier.states import InDoubtPolicy
 from notifier.validation import Table, Text, parse_toml, read
 
-Policy = Literal["resend", "hold"]
+# As a file writes it: not an enumeration's member, which strict reading asks for, but its value.
+Policy = Annotated[InDoubtPolicy, Field(strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic.
-
-    `in_doubt` says what happens to a message whose fate a crash left unknown: `resend` or `hold`.
-    """
+    """A topic; `in_doubt` says what happens to a message whose fate a crash left unknown."""
 
     info: TopicInfo
-    in_doubt: Policy
+    in_doubt: InDoubtPolicy
 
     @property
     def code(self) -> str:

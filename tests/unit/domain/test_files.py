@@ -25,6 +25,7 @@ from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import LANGUAGES, load_all
 from notifier.sending.routes import DEFAULT_ROUTE, SANDBOX, load_routes
 from notifier.settings import SmtpServer
+from notifier.states import InDoubtPolicy
 from notifier.testing import ROOT
 
 CATALOGUE = load_all(ROOT / "templates")
@@ -115,7 +116,7 @@ def test_a_whole_campaign_file(tmp_path: Path) -> None:
         audience=tmp_path / "list.csv",
         not_after=datetime(2026, 12, 31, 17, tzinfo=HANOI),
         pace_per_minute=60,
-        in_doubt="hold",
+        in_doubt=InDoubtPolicy.HOLD,
         sender={"phone": "024"},
         window=Window("working", time(9), time(17)),
         data={"as_of": "2026-10-31", "seen": "2026-10-31T08:00:00+07:00", "year": 2026},
