@@ -1,8 +1,8 @@
 """Settings, read from the environment once and passed on as one frozen value.
 
-Nothing else in the package reads `os.environ`, so a test or a second instance on the same machine is
-one `Settings` away. A field's description, unit, example and what holds while it is unset stand
-beside it; the reference in the documents is made of them.
+Nothing else in the package reads `os.environ`, so a test or a second instance on the same machine
+is one `Settings` away. A field's description, unit, example and what holds while it is unset
+stand beside it; the reference in the documents is made of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What pydantic finds wrong with a file or a setting, as the one sentence that a person needs.
 
-A key says beside its type what its value is when it is not what it should be (`Otherwise`); where it
-says nothing, pydantic's kind of error does. Files are read strictly: no number is taken from a text,
-and a key that nobody knows is an error, for a slip in a name would be silent otherwise.
+A key says beside its type what its value is when it is not what it should be (`Otherwise`); where
+it says nothing, pydantic's kind of error does. Files are read strictly: no number is taken from a
+text, and a key that nobody knows is an error, for a slip in a name would be silent otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from notifier.errors import NotifierError
 class Otherwise:
     """Stands in `Annotated`: what is said of a value that is not of the type, after the key's name.
 
-    `fix` says what to do; empty: "Correct it.", or "Correct or remove it." where there is a default.
+    `fix` says what to do; empty: "Correct it.", or "Correct or remove it." where there is a
+    default.
     """
 
     words: str
@@ -61,7 +62,7 @@ _CHOICES = {"literal_error", "enum"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The first thing that is wrong: the dotted `key` (empty: the whole), what it is, what to do."""
+    """What is wrong: the dotted `key` (empty: the whole), `words` to say of it, what to do."""
 
     key: str
     words: str
@@ -69,7 +70,7 @@ class Problem:
 
 
 def wrong(words: str, fix: str) -> PydanticCustomError:
-    """Return what a validator raises to say of a key, or of a whole table, what is wrong with it."""
+    """Return what a validator raises to say what is wrong with a key, or with a whole table."""
     return PydanticCustomError("wrong", "{words}", {"words": words, "fix": fix})
 
 
@@ -109,7 +110,10 @@ def read(
 
 
 def parse_toml(path: Path, *, where: str, raises: type[NotifierError], fix: str) -> dict[str, Any]:
-    """Return what a TOML file (UTF-8, with or without a mark) says; raise `raises`, naming `where`."""
+    """Return what a TOML file (UTF-8, with or without a byte order mark) says.
+
+    Raise `raises`, naming `where`.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

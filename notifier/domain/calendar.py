@@ -1,8 +1,8 @@
 """Working days and sending windows, in the time of Hanoi.
 
-The table `calendar_day` is the truth and may be edited; `seed` fills it with the official holidays
-that the package `holidays` knows (it misses some of the swapped days that are announced each year). A
-day that is not in the table is a working day from Monday to Friday.
+The table `calendar_day` is the truth and may be edited; `seed` fills it with the official
+holidays that the package `holidays` knows (it misses some of the swapped days that are announced
+each year). A day that is not in the table is a working day from Monday to Friday.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Campaign files: `campaigns/<name>.toml`, read and checked; campaigns/README.md describes each key.
+"""Campaign files: `campaigns/<name>.toml`, read and checked; campaigns/README.md has every key.
 
 What another system sends as a campaign's definition is the same table, in JSON.
 """
@@ -33,8 +33,8 @@ _MAX_PACE = 1_000_000_000
 class Definition:
     """A campaign as its file describes it.
 
-    `audience` is relative to the file; `not_after` is aware; `sender` holds overrides; `text` is what
-    the file said, word for word.
+    `audience` is relative to the file; `not_after` is aware; `sender` holds overrides; `text` is
+    what the file said, word for word.
     """
 
     name: str

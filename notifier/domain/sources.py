@@ -1,7 +1,7 @@
 """What a status of a dossier means, by the system that reports it: `sources/<source>.toml`.
 
-The portal and the offices' own systems number their statuses differently; each brings its table as a
-file, and code knows none of them.
+The portal and the offices' own systems number their statuses differently; each brings its table
+as a file, and code knows none of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Topics: what the service writes about, whether one may opt out, and why it is sent.
 
-They stand in `templates/topics.toml`, with their legal sentences, because law changes and code should
-not.
+They stand in `templates/topics.toml`, with their legal sentences, because law changes and code
+should not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Routes: where a group of addresses is delivered, and how hard we may push there.
 
-Without a routes file everything goes to the relay of NOTIFIER_SMTP_URL. A file gives providers a lane
-of their own, so that a provider that slows us down holds up nobody else's mail.
+Without a routes file everything goes to the relay of NOTIFIER_SMTP_URL. A file gives providers a
+lane of their own, so that a provider that slows us down holds up nobody else's mail.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class Routes:
         return self.domains.get(domain, self.default.name)
 
     def get(self, name: str) -> Route:
-        """Return the route; the default one when a file no longer names it, so that planned mail still leaves."""
+        """Return the route.
+
+        The default one when a file no longer names it, so that planned mail still leaves.
+        """
         return self.named.get(name, self.default)
 
 
@@ -88,9 +91,9 @@ def load_routes(
     Mail of sandbox keys goes to `sandbox`, and without one nowhere: never to a server that delivers
     it.
 
-    Each `[[route]]` has `name`, `domains`, and may have `smtp` (smtp://host:port, without a password;
-    default: the relay), `connections`, `messages_per_connection`, `per_minute`. The name `relay` sets
-    the limits of the default route.
+    Each `[[route]]` has `name`, `domains`, and may have `smtp` (smtp://host:port, without a
+    password; default: the relay), `connections`, `messages_per_connection`, `per_minute`. The
+    name `relay` sets the limits of the default route.
     """
     default = Route(DEFAULT_ROUTE, server)
     named = {SANDBOX: Route(SANDBOX, sandbox or _NOWHERE)}
