@@ -1,4 +1,7 @@
-"""`notifier bench`: a whole campaign on servers of its own, measured. bench/README.md says what each figure means."""
+"""`notifier bench`: a whole campaign on servers of its own, measured.
+
+bench/README.md says what each figure means.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ class OurSink(Catcher, Sink):
 
 
 class SmtpSink(Sink):
-    """Debian's smtp-sink, of the Postfix project. It counts messages, but does not look into them."""
+    """Debian's smtp-sink, of the Postfix project. It counts messages, and looks into none."""
 
     def __init__(self, folder: Path) -> None:
         """Write its counter into `folder`."""
@@ -113,7 +116,10 @@ class SmtpSink(Sink):
 
 
 def cpu_seconds(roots: list[int]) -> float:
-    """Return the CPU time of processes and all that came of them, ended ones included once they were waited for."""
+    """Return the CPU time of processes and all that came of them, in seconds.
+
+    Ended ones are included once they were waited for.
+    """
     total = 0.0
     for root in roots:
         try:
@@ -186,7 +192,10 @@ def write_list(path: Path, businesses: int) -> None:
 
 @contextmanager
 def running(folder: Path, sink: Sink, workers: int, *, port: int = 0) -> Iterator[Instance]:
-    """Run an instance with servers of its own, with web when a `port` is given; of the environment's settings, those that name no server."""
+    """Run an instance with servers of its own, with web when a `port` is given.
+
+    Of the environment's settings it has those that name no server.
+    """
     settings = Settings.from_env().replace(
         var=folder,
         database_url=None,
@@ -232,8 +241,10 @@ def send_campaign(
     while True:
         with services.session() as session:
             done, over = session.execute(
-                text("""SELECT coalesce(sum(b.size) FILTER (WHERE b.state = 'done'), 0), c.finished_at IS NOT NULL
-                          FROM campaign c JOIN batch b ON b.campaign_id = c.id WHERE c.name = :name GROUP BY c.id"""),
+                text("""SELECT coalesce(sum(b.size) FILTER (WHERE b.state = 'done'), 0),
+                              c.finished_at IS NOT NULL
+                          FROM campaign c JOIN batch b ON b.campaign_id = c.id
+                         WHERE c.name = :name GROUP BY c.id"""),
                 {"name": NAME},
             ).one()
         watch.sample(int(done))
@@ -333,7 +344,10 @@ def bench(
         SinkKind, typer.Option("--sink", help="Which server takes the mail.")
     ] = SinkKind.OURS,
 ) -> None:
-    """Measure a whole campaign on this machine, with servers of its own that are thrown away afterwards."""
+    """Measure a whole campaign on this machine.
+
+    It has servers of its own, which are thrown away afterwards.
+    """
     if context.invoked_subcommand is not None:
         return
     with tempfile.TemporaryDirectory(prefix="notifier-bench-", ignore_cleanup_errors=True) as name:

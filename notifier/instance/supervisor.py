@@ -162,7 +162,7 @@ class Instance:
 
     def _start(self) -> None:
         var = self.settings.var
-        _make_private(var)
+        make_private(var)
         self._take_lock(var)
         if self.web and not port_is_free(self.port):
             raise UnavailableError(
@@ -398,7 +398,7 @@ def _pause(part: Part) -> float:
     return min(_MAX_PAUSE, 0.25 * 2.0**part.failures)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make the state's folder, or close one that a former start left open, to everybody else."""
     try:
         folder.mkdir(parents=True, mode=0o700)
