@@ -114,8 +114,16 @@ def parse_toml(path: Path, *, where: str, raises: type[NotifierError], fix: str)
 
     Raise `raises`, naming `where`.
     """
+    return parse_toml_text(path, where=where, raises=raises, fix=fix)[0]
+
+
+def parse_toml_text(
+    path: Path, *, where: str, raises: type[NotifierError], fix: str
+) -> tuple[dict[str, Any], str]:
+    """Return what a TOML file says, and its text; raise as `parse_toml` does."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text), text
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise raises(f"{where} cannot be read: {reason.rstrip('.')}.", fix=fix) from error

@@ -5,7 +5,9 @@ What another system sends as a campaign's definition is the same table, in JSON.
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -20,7 +22,7 @@ from notifier.errors import CampaignError, SettingsError
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
 from notifier.states import InDoubtPolicy
-from notifier.validation import Otherwise, Table, Text, parse_toml, read
+from notifier.validation import Otherwise, Table, Text, parse_toml, parse_toml_text, read
 
 DEFAULT_EXPIRY = timedelta(days=5)
 CAMPAIGN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -123,14 +125,25 @@ def load_definition(path: Path, *, name: str | None = None) -> Definition:
             f"There is no campaign file {path}.",
             fix="Name a file such as campaigns/debt-notice.toml.",
         )
-    values = parse_toml(path, where=path.name, raises=CampaignError, fix="Correct the file.")
-    return read_definition(
-        values,
-        name=name or path.stem.lower(),
-        shown=path.name,
-        text=path.read_text(encoding="utf-8-sig"),
-        folder=path.parent,
+    values, text = parse_toml_text(
+        path, where=path.name, raises=CampaignError, fix="Correct the file."
     )
+    return read_definition(
+        values, name=name or path.stem.lower(), shown=path.name, text=text, folder=path.parent
+    )
+
+
+def parse_definition(text: str, *, name: str, shown: str) -> Definition:
+    """Read a definition that is kept with its campaign, as TOML or JSON; raise CampaignError."""
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise CampaignError(f"{shown} cannot be read: {error}.", fix="Correct it.") from error
+    if "list" in values:
+        raise CampaignError(
+            f"{shown}: list is not known.", fix="Attach the list by a request of its own."
+        )
+    return read_definition(values, name=name, shown=shown, text=text, folder=Path())
 
 
 def read_definition(

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.db import new_id
-from notifier.domain import batches, dossiers, idempotency
+from notifier.domain import dossiers, idempotency, messages
 from notifier.domain import suppressions as suppression
 from notifier.domain.dossiers import Dossier, EventRow
 from notifier.domain.sources import APOLOGY, Source, Status
@@ -191,7 +191,7 @@ def _record(
         known[row.key] = row
     dossiers.insert_events(connection, [row for _, _, row in new])
     # What a worker has taken meanwhile is on its way; the applicant then gets both.
-    batches.withdraw(connection, sorted(work.replaced), reason=notice.REPLACED)
+    messages.withdraw(connection, sorted(work.replaced), reason=notice.REPLACED)
     if work.planned:
         notice.queue_notices(session, list(work.planned.values()))
     dossiers.save(connection, list(work.dossiers.values()))
@@ -299,7 +299,7 @@ def apologise(services: Services, *, most: int = 500) -> int:
             _replace(work, dossier)
             dossier.message_id = _plan(work, dossier, APOLOGY, dossier.apology_data(now), 0)
             told += 1
-        batches.withdraw(session.connection(), sorted(work.replaced), reason=notice.REPLACED)
+        messages.withdraw(session.connection(), sorted(work.replaced), reason=notice.REPLACED)
         notice.queue_notices(session, list(work.planned.values()))
         dossiers.save(session.connection(), list(work.dossiers.values()))
     services.queues.enqueue_gather_soon(notice.LANE)

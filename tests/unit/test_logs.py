@@ -114,7 +114,8 @@ def test_the_log_is_rotated_and_both_files_are_bounded(tmp_path: Path) -> None:
 
 def test_any_bytes_are_copied_as_they_are(tmp_path: Path) -> None:
     copiers = Copiers(tmp_path, Screen(io.StringIO()))
-    words = "import os; os.write(1, b'Ti\\xe1\\xba\\xbfng \\xff%s {x}\\r\\n' + b'y' * 20000 + b'\\nend')"
+    first = "b'Ti\\xe1\\xba\\xbfng \\xff%s {x}\\r\\n'"
+    words = f"import os; os.write(1, {first} + b'y' * 20000 + b'\\nend')"
     assert copy(copiers, words) == 0
     lines = (tmp_path / "beat.log").read_bytes().split(b"\n")
     assert lines[0] == b"Ti\xe1\xba\xbfng \xff%s {x}\r"

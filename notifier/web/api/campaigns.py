@@ -13,12 +13,12 @@ from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from notifier.domain.campaigns import Campaign
 from notifier.domain.keys import Key
 from notifier.errors import CampaignError, NotFoundError, TableError, TemplateError, TransitionError
 from notifier.flows import control as campaign
 from notifier.flows import drafts as draft
 from notifier.flows.report import write_report
+from notifier.schema import Campaign
 from notifier.services import Services
 from notifier.web.api.gate import Gate
 from notifier.web.api.models import Model, prose

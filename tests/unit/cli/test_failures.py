@@ -1,4 +1,4 @@
-"""What libraries raise becomes a sentence with an exit code; what is not known stays a traceback."""
+"""What libraries raise becomes a sentence with an exit code; a defect stays a traceback."""
 
 from __future__ import annotations
 
