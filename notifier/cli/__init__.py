@@ -1,4 +1,8 @@
-"""The command line. An error of a person's making is one sentence and what to do, never a traceback."""
+"""The command line.
+
+An error of a person's making, or of a server that cannot be reached, is one sentence and what to
+do, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,17 @@ from notifier.cli import (
     api_key,
     bench,
     bench_events,
+    bounces,
     campaign,
     demo,
     dkim,
     dossier,
+    failures,
+    former_names,
     serve,
     up,
     webhook,
 )
-from notifier.cli import bounces as returned
-from notifier.errors import NotifierError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,22 +48,27 @@ for command in (
     serve.catcher,
     serve.migrate,
     serve.doctor,
-    returned.returned,
+    bounces.bounces,
 ):
     app.command()(command)
+app.command(hidden=True)(former_names.returned)
+dossier.app.command(hidden=True)(former_names.untold)
 
 
 def main() -> None:
     """Run the command that the arguments name and exit with its code."""
     try:
         app(standalone_mode=True)
-    except NotifierError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[bold red]Error:[/] {_escaped(str(error))}"
-        )
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        found = failures.explain(error)
+        if found is None:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold red]Error:[/] {_escaped(str(found))}"
+        )
+        sys.exit(found.exit_code)
 
 
 def _escaped(words: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ def ask_for(services: Services, email: str, *, key: str = "portal") -> uuid.UUID
 @pytest.fixture
 def sending(settings: Settings, catcher: Catcher) -> Iterator[tuple[Services, Callable[[], None]]]:
     """Services with a key, and what delivers every message that waits."""
-    services = Services(replace(settings, smtp_url=catcher.url, smtp_timeout_seconds=2.0))
+    services = Services(settings.replace(smtp_url=catcher.url, smtp_timeout_seconds=2.0))
     add_key(services, "portal", "https://receiver.example.test/")
     sender = lifecycle.make_sender(services)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -102,7 +101,7 @@ def test_a_bad_token_gets_200_on_one_click_and_a_clear_page_otherwise(
 def test_a_token_of_another_key_is_worth_nothing(
     client: TestClient, services: Services, settings: Settings, address: int
 ) -> None:
-    other = Services(replace(settings, secret_key="other-" * 10))
+    other = Services(settings.replace(secret_key="other-" * 10))
     assert post(client, other.signer.token(address, "tax-policy")).status_code == 200
     assert stopped(services, address) == {}
 
@@ -161,7 +160,7 @@ def test_the_database_being_away_is_the_only_503(
     settings: Settings, services: Services, address: int
 ) -> None:
     token = services.signer.token(address, "tax-policy")
-    away = Services(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none"))
+    away = Services(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none"))
     with TestClient(create_app(away), raise_server_exceptions=False) as client:
         answer = post(client, token)
     assert answer.status_code == 503
@@ -234,7 +233,7 @@ def test_a_first_confirmation_that_fails_leaves_no_trace(
 
 def test_no_inbox_beside_a_server_that_delivers(settings: Settings, services: Services) -> None:
     (settings.var / "mail").mkdir(exist_ok=True)
-    real = Services(replace(settings, smtp_url="smtp://relay.example.test:25"))
+    real = Services(settings.replace(smtp_url="smtp://relay.example.test:25"))
     with TestClient(create_app(real)) as client:
         assert client.get("/inbox").status_code == 404
     with TestClient(create_app(services)) as client:

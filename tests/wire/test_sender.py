@@ -152,7 +152,7 @@ def world(settings: Settings, server: Catcher, tmp_path: Path, routes_file: str)
     if routes_file:
         file = tmp_path / "routes.toml"
         file.write_text(routes_file)
-    services = Services(replace(settings, smtp_url=server.url, routes_file=file))
+    services = Services(settings.replace(smtp_url=server.url, routes_file=file))
     made = World(services, server, tmp_path)
     yield made
     made.sender.close()

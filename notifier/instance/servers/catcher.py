@@ -1,7 +1,9 @@
-"""An SMTP server that keeps mail instead of delivering it: the demo's inbox, the benchmark's sink, and in tests a server that misbehaves.
+"""An SMTP server that keeps mail instead of delivering it.
 
-It answers like a real server, with PIPELINING. At `simulate.test` the recipient's name selects the outcome (`SIMULATED`); a `Script`
-selects it for everybody. What it accepted is counted by Message-ID, so that a test can tell lost from doubled mail at the sink.
+It is the demo's inbox, the benchmark's sink, and in tests a server that misbehaves. It answers
+like a real server, with PIPELINING. At `simulate.test` the recipient's name selects the outcome
+(`SIMULATED`); a `Script` selects it for everybody. What it accepted is counted by Message-ID, so
+that a test can tell lost from doubled mail at the sink.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ _MAX_LINE = 8192
 
 @dataclass(slots=True)
 class Script:
-    """How the server misbehaves. A `*_reply` such as "421 4.7.0 later" is given instead of the good one.
+    """How the server misbehaves.
 
-    `at_dot` is what happens after the final dot: "" (accept), "drop" (close without a word, mail not kept), "keep-drop" (mail kept, then
-    close without a word), "hang", or a reply. It strikes every `every`-th message, of those the part `share` (0 to 1), and of those the
-    `first` so many (0: all).
+    A `*_reply` such as "421 4.7.0 later" is given instead of the good one. `at_dot` is what
+    happens after the final dot: "" (accept), "drop" (close without a word, mail not kept),
+    "keep-drop" (mail kept, then close without a word), "hang", or a reply. It strikes every
+    `every`-th message, of those the part `share` (0 to 1), and of those the `first` so many (0:
+    all).
     """
 
     greeting: str = ""
@@ -75,7 +79,8 @@ class State:
     connections: int = 0
     most_connections: int = 0
     deferred: Counter[bytes] = field(default_factory=Counter)
-    random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - repeatable misbehaviour, not security
+    # Misbehaviour is to be repeatable, not secure.
+    random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
 
     def strikes(self) -> bool:
         """Decide whether the script strikes this message."""
@@ -372,7 +377,10 @@ class Catcher(Server):
     def __init__(
         self, *, folder: Path | None = None, state: Path | None = None, script: Script | None = None
     ) -> None:
-        """Keep mail in `folder`, or only count it when there is none; keep the same port in the folder `state`."""
+        """Keep mail in `folder`, or only count it when there is none.
+
+        The folder `state` keeps the port, so that a restarted server has the same one.
+        """
         super().__init__()
         self.folder = folder
         self._state = state
@@ -410,7 +418,10 @@ class Catcher(Server):
         return self
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request to the control port and return the answer: {received, distinct, duplicates, connections, most_connections[, message_ids]}."""
+        """Send a request to the control port and return the answer.
+
+        {received, distinct, duplicates, connections, most_connections[, message_ids]}.
+        """
         with socket.create_connection((LOOPBACK, self._control), timeout=10) as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
@@ -440,8 +451,9 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=0)
     parser.add_argument("--script", default="{}")
     arguments = parser.parse_args()
-    # It shares the machine with those who send to it: a mail that arrives must not take the processor from them, or each of the two
-    # starts with cold caches, mail after mail (12 % of a campaign's speed on two cores).
+    # It shares the machine with those who send to it: a mail that arrives must not take the
+    # processor from them, or each of the two starts with cold caches, mail after mail (12 % of a
+    # campaign's speed on two cores).
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     uvloop.run(
         serve(
