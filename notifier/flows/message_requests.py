@@ -41,13 +41,6 @@ class Wanted:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The answer to a request: the message's id; None when its Idempotency-Key was used for another request."""
-
-    id: uuid.UUID | None
-
-
 def ask(
     services: Services,
     wanted: Wanted,
@@ -57,41 +50,40 @@ def ask(
     token: str | None,
     fingerprint: bytes,
     request: str,
-) -> Asked:
-    """Plan the mail, once for a `token`; it leaves within a second, or at its moment. `request` is the caller's id for the logs."""
+) -> uuid.UUID:
+    """Plan the mail and return its message's id; it leaves within a second, or at its moment.
+
+    Once for a `token`, an Idempotency-Key: raise IdempotencyError when it was used for a request
+    with another `fingerprint`. `request` is the caller's id for the logs.
+    """
     stream = notice.campaign_of(services, wanted.template.name, sandbox=sandbox)
     now = services.clock()
     with services.session() as session:
         if token is not None:
-            known = idempotency.claim(
-                session.connection(), {(key_id, token): fingerprint}, now
-            ).get((key_id, token))
-            if known is not None:
-                return Asked(
-                    uuid.UUID(known.body["id"]) if known.fingerprint == fingerprint else None
-                )
+            claimed = (key_id, token)
+            kept = idempotency.claim(session.connection(), {claimed: fingerprint}, now)
+            if claimed in kept:
+                return uuid.UUID(kept[claimed].for_request(fingerprint))
         address_id = suppression.address_ids(session, [wanted.email])[wanted.email]
         due_at = max(now, wanted.send_at or now)
         planned = notice.Notice(
-            stream,
-            address_id,
-            wanted.name,
-            wanted.language,
-            wanted.data,
-            due_at,
-            wanted.tax_code,
-            new_id(now),
-            key_id,
-            wanted.expires_at or due_at + LIFETIME,
+            campaign_id=stream,
+            address_id=address_id,
+            name=wanted.name,
+            language=wanted.language,
+            data=wanted.data,
+            due_at=due_at,
+            tax_code=wanted.tax_code,
+            id=new_id(now),
+            key_id=key_id,
+            expires_at=wanted.expires_at or due_at + LIFETIME,
         )
         (message_id,) = notice.queue_notices(session, [planned])
         if token is not None:
-            idempotency.answer(
-                session.connection(), [((key_id, token), 202, {"id": str(message_id)})]
-            )
+            idempotency.keep(session.connection(), {(key_id, token): str(message_id)})
     if due_at <= now:
         services.queues.enqueue_gather_soon(notice.LANE, requests=[request])
-    return Asked(message_id)
+    return message_id
 
 
 def dry_run(services: Services, wanted: Wanted) -> Preview:
