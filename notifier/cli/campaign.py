@@ -25,13 +25,13 @@ from rich.table import Table
 
 from notifier.domain.calendar import HANOI
 from notifier.domain.campaign_files import Definition, load_definition
-from notifier.domain.campaigns import State
 from notifier.errors import CampaignError
 from notifier.flows import control as story
 from notifier.flows import proofs as proof
 from notifier.flows import report
 from notifier.flows.lists import first_problems, write_rejected
 from notifier.services import Services
+from notifier.states import CampaignState
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, launch and watch campaigns.")
 console = Console()
@@ -258,7 +258,9 @@ def watch(
 
 def _describe(now: story.Status) -> str:
     return (
-        "Sending" if now.campaign.state is State.RUNNING else now.campaign.state.value.capitalize()
+        "Sending"
+        if now.campaign.state is CampaignState.RUNNING
+        else now.campaign.state.value.capitalize()
     )
 
 
@@ -339,7 +341,7 @@ def cancel(name: Name) -> None:
     deadline = time.monotonic() + 5
     while (
         now := story.status(services, cancelled.name)
-    ).campaign.state is State.CANCELLING and time.monotonic() < deadline:
+    ).campaign.state is CampaignState.CANCELLING and time.monotonic() < deadline:
         time.sleep(0.1)
         story.end_cancel(services, cancelled.id)
     console.print(

@@ -14,14 +14,15 @@ from sqlalchemy.orm import Session
 
 from notifier.domain import batches, calendar, campaigns
 from notifier.domain.campaign_files import DEFAULT_EXPIRY, Definition, check_data
-from notifier.domain.campaigns import Campaign, State, Step
 from notifier.domain.templates import freeze
 from notifier.domain.topics import Topic
 from notifier.errors import CampaignError, NotFoundError, TransitionError
 from notifier.flows.lists import Audience, ProgressCallback, load_list
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.schema import Campaign
 from notifier.services import Services
+from notifier.states import CampaignState, CampaignStep
 
 LANE = "campaign"
 
@@ -166,7 +167,7 @@ def _create(
         kind="campaign",
         template_version=version,
         audience_id=listed.id,
-        state=State.DRAFT,
+        state=CampaignState.DRAFT,
         definition=plan.definition.text,
         totals=dict(listed.totals),
         launch_at=at,
@@ -188,7 +189,7 @@ def _create(
         due_at=opens,
         now=now,
     )
-    campaign.take(Step.LAUNCH if at is None else Step.SCHEDULE)
+    campaigns.take(campaign, CampaignStep.LAUNCH if at is None else CampaignStep.SCHEDULE)
     return campaign
 
 
@@ -246,7 +247,7 @@ class Status:
     @property
     def over(self) -> bool:
         """Say whether the campaign has come to its end."""
-        return self.campaign.state in {State.FINISHED, State.CANCELLED}
+        return self.campaign.state in {CampaignState.FINISHED, CampaignState.CANCELLED}
 
 
 def status(services: Services, name: str) -> Status:
@@ -277,14 +278,14 @@ def _changing(services: Services, name: str) -> Iterator[tuple[Session, Campaign
 def pause(services: Services, name: str) -> Campaign:
     """Let nothing more of the campaign start; what is on the wire is finished. Workers see it at their next settle."""
     with _changing(services, name) as (_, campaign):
-        campaign.take(Step.PAUSE)
+        campaigns.take(campaign, CampaignStep.PAUSE)
     return campaign
 
 
 def resume(services: Services, name: str) -> Campaign:
     """Let a paused campaign go on."""
     with _changing(services, name) as (session, campaign):
-        campaign.take(Step.RESUME)
+        campaigns.take(campaign, CampaignStep.RESUME)
         session.flush()
         ready = batches.ready_batches(session.connection(), campaign.lane, campaign_id=campaign.id)
     services.queues.enqueue_batches(campaign.lane, ready)
@@ -294,7 +295,7 @@ def resume(services: Services, name: str) -> Campaign:
 def cancel(services: Services, name: str) -> Campaign:
     """Let nothing more of the campaign leave, for good."""
     with _changing(services, name) as (_, campaign):
-        campaign.take(Step.CANCEL)
+        campaigns.take(campaign, CampaignStep.CANCEL)
     end_cancel(services, campaign.id)
     with services.session() as session:
         return campaigns.get(session, name)
@@ -304,10 +305,10 @@ def end_cancel(services: Services, campaign_id: int) -> None:
     """Cancel what is left of a campaign that is being cancelled; final once no worker holds a batch of it (else the sweep goes on)."""
     with services.session() as session:
         campaign = session.get_one(Campaign, campaign_id, with_for_update=True)
-        if campaign.state is State.CANCELLING and batches.cancel_rest(
+        if campaign.state is CampaignState.CANCELLING and batches.cancel_rest(
             session.connection(), campaign_id
         ):
-            campaign.take(Step.END_CANCEL)
+            campaigns.take(campaign, CampaignStep.END_CANCEL)
             campaign.finished_at = services.clock()
 
 
@@ -315,7 +316,7 @@ def decide_in_doubt(services: Services, name: str, *, resend: bool) -> int:
     """Send the campaign's held messages again, with the same Message-ID, or give them up; return how many."""
     with _changing(services, name) as (session, campaign):
         if resend:
-            campaign.take(Step.REOPEN)
+            campaigns.take(campaign, CampaignStep.REOPEN)
         decided = batches.decide_in_doubt(session.connection(), campaign.id, resend=resend)
         if resend and decided:
             campaign.finished_at = None

@@ -14,11 +14,11 @@ import orjson
 from sqlalchemy import text
 
 from notifier.domain.campaign_files import Definition, read_definition
-from notifier.domain.campaigns import Campaign
 from notifier.errors import CampaignError, NotFoundError, TransitionError
 from notifier.flows import control as campaign
 from notifier.flows import proofs as proof
 from notifier.flows.control import make_plan, refuse_known
+from notifier.schema import Campaign
 from notifier.services import Services
 
 ENDINGS = (".csv", ".xlsx", ".xls", ".ods")

@@ -17,11 +17,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Boolean, DateTime, Integer, String, Uuid
 
-from notifier.domain.campaigns import Campaign, State
 from notifier.domain.templates import freeze
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.schema import Campaign
 from notifier.services import Services
+from notifier.states import CampaignState
 
 LANE = "notice"
 
@@ -64,7 +65,7 @@ def stream(
             "topic": template.topic,
             "lane": LANE,
             "version": template.version,
-            "state": State.RUNNING.value,
+            "state": CampaignState.RUNNING.value,
             "sender": orjson.dumps(office).decode(),
             "info": orjson.dumps(asdict(topic.info)).decode(),
             "data": orjson.dumps(data or {}).decode(),

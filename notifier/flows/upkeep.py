@@ -11,11 +11,12 @@ from sqlalchemy import select
 from notifier import observability
 from notifier.db import ensure_partitions
 from notifier.domain import batches, calendar, idempotency, webhooks
-from notifier.domain.campaigns import Campaign, State, Step
 from notifier.flows import dossier_events as dossier
 from notifier.flows.control import end_cancel
 from notifier.queues import LANES, WEBHOOKS, deliver_queue
+from notifier.schema import Campaign
 from notifier.services import Services
+from notifier.states import CampaignState, CampaignStep
 
 log = structlog.get_logger(__name__)
 _WAKE_AT_ONCE = 2_000
@@ -49,9 +50,11 @@ def _recover(services: Services) -> None:
 def _start_scheduled(services: Services) -> None:
     now = services.clock()
     with services.session() as session:
-        due = select(Campaign).where(Campaign.state == State.SCHEDULED, Campaign.launch_at <= now)
+        due = select(Campaign).where(
+            Campaign.state == CampaignState.SCHEDULED, Campaign.launch_at <= now
+        )
         for campaign in session.scalars(due.with_for_update(skip_locked=True)):
-            campaign.take(Step.START)
+            campaigns.take(campaign, CampaignStep.START)
             log.info("campaign_started", campaign=campaign.id)
 
 
@@ -59,14 +62,15 @@ def _end_campaigns(services: Services) -> None:
     with services.session() as session:
         open_ones = session.execute(
             select(Campaign.id, Campaign.state).where(
-                Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING])
+                Campaign.kind == "campaign",
+                Campaign.state.in_([CampaignState.RUNNING, CampaignState.CANCELLING]),
             )
         ).all()
         for campaign_id, state in open_ones:
-            if state is State.RUNNING:
+            if state is CampaignState.RUNNING:
                 batches.finish(session.connection(), campaign_id)
     for campaign_id, state in open_ones:
-        if state is State.CANCELLING:
+        if state is CampaignState.CANCELLING:
             end_cancel(services, campaign_id)
 
 

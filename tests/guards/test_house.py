@@ -17,10 +17,10 @@ from typer.main import get_command
 
 from notifier import cli
 from notifier.db import make_engine
-from notifier.domain.campaigns import Campaign
 from notifier.instance.supervisor import parts
 from notifier.queues import QUEUES
 from notifier.rendering.catalogue import load_all
+from notifier.schema import Campaign
 from notifier.settings import Settings
 from notifier.worker.schedule import entries
 

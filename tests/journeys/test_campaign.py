@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from notifier.domain import suppressions as suppression
 from notifier.domain.campaign_files import load_definition
-from notifier.domain.campaigns import State
 from notifier.errors import CampaignError, NotFoundError, TransitionError
 from notifier.flows import control as story
+from notifier.states import CampaignState
 from notifier.testing import ROOT
 from tests.journeys.conftest import World
 
@@ -133,7 +133,7 @@ def test_pause_is_quick_and_resume_goes_on(world: World) -> None:
     assert found.counts.doubted == 0
     with pytest.raises(TransitionError, match="cannot pause: it is finished"):
         story.pause(world.services, name)
-    assert world.status(name).campaign.state is State.FINISHED
+    assert world.status(name).campaign.state is CampaignState.FINISHED
 
 
 def test_cancel_stops_for_good_and_the_books_are_right(world: World) -> None:
@@ -142,7 +142,7 @@ def test_cancel_stops_for_good_and_the_books_are_right(world: World) -> None:
     story.cancel(world.services, name)
     found = world.finish(name)
     accepted = found.counts.states["accepted"]
-    assert found.campaign.state is State.CANCELLED
+    assert found.campaign.state is CampaignState.CANCELLED
     assert found.counts.states == {"accepted": accepted, "cancelled": 4_000 - accepted}
     assert sink(world) == (accepted, 0)
     with pytest.raises(TransitionError, match="it was cancelled"):
@@ -193,7 +193,7 @@ def test_a_later_launch_waits_and_starts_by_itself(world: World) -> None:
     path = world.folder / f"list-{MAILS}.csv"
     at = datetime.now(UTC) + timedelta(seconds=1.5)
     name = story.launch(world.services, world.definition(), audience=path, at=at).name
-    assert world.status(name).campaign.state is State.SCHEDULED
+    assert world.status(name).campaign.state is CampaignState.SCHEDULED
     found = world.finish(name)
     assert found.counts.states == {"accepted": MAILS}
     assert found.campaign.started_at is not None
