@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, text
+from sqlalchemy import Connection, Row, bindparam, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Boolean, DateTime, Integer, LargeBinary, String, Uuid
 
+from notifier import schema
 from notifier.domain import calendar
 from notifier.domain.calendar import HANOI
 from notifier.domain.sources import Source, Status
@@ -132,7 +133,7 @@ class Refusal:
 
     code: str
     detail: str
-    faults: Sequence[Fault] = ()
+    faults: tuple[Fault, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is kept."""
@@ -145,7 +146,7 @@ class Refusal:
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Self:
         """Return what `to_json` kept."""
-        return cls(kept["code"], kept["detail"], [Fault(**each) for each in kept["errors"]])
+        return cls(kept["code"], kept["detail"], tuple(Fault(**each) for each in kept["errors"]))
 
 
 CONFLICT = Refusal(
@@ -234,14 +235,14 @@ class Dossier:
 
 
 _KEPT = ("procedure", "office", "reason")
-_COLUMNS = (
-    "id, source, code, sandbox, status, seen_at, notified_at, message_id, address_id, name, "
-    "language, tax_code, data, promised_at, new_promised_at, waits, closed, apologised_at, key_id"
+# Psycopg cannot return -infinity; a dossier of which nothing is known began before everything.
+_BEGAN = literal_column("timestamptz '0002-01-01Z'", schema.Dossier.seen_at.type)
+_COLUMNS = tuple(
+    func.greatest(each, _BEGAN).label(each.name)
+    if each.name in {"seen_at", "notified_at"}
+    else each
+    for each in schema.Dossier.__table__.columns
 )
-# Psycopg cannot return -infinity; a dossier of which nothing is known yet began before everything.
-_SEEN = _COLUMNS.replace(
-    "seen_at", "greatest(seen_at, '0002-01-01Z') AS seen_at"
-).replace("notified_at", "greatest(notified_at, '0002-01-01Z') AS notified_at")
 
 _KEYS = (
     bindparam("sources", type_=ARRAY(String)),
@@ -263,7 +264,7 @@ INSERT INTO dossier (source, code, sandbox, key_id)
 SELECT * FROM unnest(:sources, :codes, :sandboxes, :key_ids) AS o (source, code, sandbox, key_id)
  ORDER BY 1, 2, 3
 ON CONFLICT (source, code, sandbox) DO UPDATE SET source = excluded.source
-RETURNING {_SEEN}
+RETURNING {", ".join(f"{each} AS {each.name}" for each in _COLUMNS)}
 """).bindparams(*_KEYS, bindparam("key_ids", type_=ARRAY(Integer)))
 
 _KNOWN = text("""
@@ -311,7 +312,7 @@ _CHANGED: dict[str, Any] = {
 }
 _SAVE = text(f"""
 UPDATE dossier d
-   SET data = cast(o.data AS json), {", ".join(f"{name} = o.{name}" for name in _CHANGED)}
+   SET data = cast(o.data AS jsonb), {", ".join(f"{name} = o.{name}" for name in _CHANGED)}
   FROM unnest(:id, :data, {", ".join(f":{name}" for name in _CHANGED)})
        AS o (id, data, {", ".join(_CHANGED)})
  WHERE d.id = o.id
@@ -373,9 +374,7 @@ def known_events(connection: Connection, keys: Sequence[EventKey]) -> dict[Event
     return {
         EventKey(row.source, row.code, row.status, row.occurred_at, row.sandbox): Recorded(
             fingerprint=bytes(row.fingerprint),
-            result=EventResult(
-                id=row.id, outcome=Outcome(row.outcome), message_id=row.message_id
-            ),
+            result=EventResult(id=row.id, outcome=Outcome(row.outcome), message_id=row.message_id),
         )
         for row in connection.execute(_KNOWN, _event_keys(keys))
     }
@@ -424,16 +423,17 @@ def overdue(
     locked are left to it.
     """
     today = datetime.combine(now.astimezone(HANOI).date(), time(0), HANOI)
-    return _dossiers(
-        connection.execute(
-            text(f"""SELECT {_SEEN} FROM dossier
-                      WHERE promised_at >= :today AND promised_at < :before
-                        AND NOT closed AND NOT waits AND apologised_at IS NULL
-                        AND source = ANY(:sources)
-                      ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED"""),
-            {"today": today, "before": before, "sources": list(sources), "limit": limit},
-        )
+    dossier = schema.Dossier
+    query = (
+        select(*_COLUMNS)
+        .where(dossier.promised_at >= today, dossier.promised_at < before)
+        .where(~dossier.closed, ~dossier.waits, dossier.apologised_at.is_(None))
+        .where(dossier.source.in_(sources))
+        .order_by(dossier.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
+    return _dossiers(connection.execute(query))
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,19 +451,11 @@ def undeliverable(
     connection: Connection, *, since: datetime, limit: int = 1_000
 ) -> list[Undeliverable]:
     """Return the events since `since` whose applicants left no address, the newest first."""
-    rows = connection.execute(
-        text("""SELECT source, code, status, occurred_at, received_at FROM dossier_event
-                 WHERE outcome = :outcome AND NOT sandbox AND received_at >= :since
-                 ORDER BY received_at DESC LIMIT :limit"""),
-        {"outcome": Outcome.NO_ADDRESS.value, "since": since, "limit": limit},
+    event = schema.DossierEvent
+    query = (
+        select(event.source, event.code, event.status, event.occurred_at, event.received_at)
+        .where(event.outcome == Outcome.NO_ADDRESS, ~event.sandbox, event.received_at >= since)
+        .order_by(event.received_at.desc())
+        .limit(limit)
     )
-    return [
-        Undeliverable(
-            source=row.source,
-            code=row.code,
-            status=row.status,
-            occurred_at=row.occurred_at,
-            received_at=row.received_at,
-        )
-        for row in rows
-    ]
+    return [Undeliverable(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001

@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, bindparam, delete, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Integer, LargeBinary, String
 
 from notifier.errors import NotifierError
+from notifier.schema import Idempotency
 
 KEPT = timedelta(days=7)
 # The caller's key in the database and the Idempotency-Key that it sent.
@@ -50,7 +51,8 @@ class Kept:
         return self.result
 
 
-# Many tokens in one statement, always in the same order, so that two groups never wait in a circle.
+# The three statements take a group's tokens at once by unnest, which SQLAlchemy would spell out row by
+# row. Tokens are claimed in one order, so that two groups never wait for each other in a circle.
 _CLAIM = text("""
 INSERT INTO idempotency (key_id, token, fingerprint, created_at)
 SELECT o.key_id, o.token, o.fingerprint, :now
@@ -84,7 +86,9 @@ def _columns(tokens: list[Token]) -> dict[str, list[Any]]:
     return {"key_ids": [key for key, _ in tokens], "tokens": [token for _, token in tokens]}
 
 
-def claim(connection: Connection, wanted: Mapping[Token, bytes], now: datetime) -> dict[Token, Kept]:
+def claim(
+    connection: Connection, wanted: Mapping[Token, bytes], now: datetime
+) -> dict[Token, Kept]:
     """Take the tokens, each with its request's fingerprint, for this transaction.
 
     Return those that were used before with what came of them; `keep` a result for all the others.
@@ -118,5 +122,5 @@ def keep(connection: Connection, results: Mapping[Token, Any]) -> None:
 def forget(connection: Connection, now: datetime) -> int:
     """Delete what is older than `KEPT`; return how many."""
     return connection.execute(
-        text("DELETE FROM idempotency WHERE created_at < :before"), {"before": now - KEPT}
+        delete(Idempotency).where(Idempotency.created_at < now - KEPT)
     ).rowcount

@@ -8,7 +8,7 @@ the applicant was notified of already is recorded, and nobody is notified of it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -128,16 +128,14 @@ def _record(
         elif token not in kept and token not in ours:
             fresh.append(call)
             ours[token] = call
-    results = dict(
-        zip(map(id, fresh), _record_events(session, services, fresh, now), strict=True)
-    )
+    results = dict(zip(map(id, fresh), _record_events(session, services, fresh, now), strict=True))
     new = {token: [each.to_json() for each in results[id(call)]] for token, call in ours.items()}
     idempotency.keep(connection, new)
     kept |= {token: idempotency.Kept(wanted[token], result) for token, result in new.items()}
     return [
         results[id(call)]
-        if call.token is None
-        else _repeated(kept[call.key_id, call.token], call.fingerprint)
+        if id(call) in results
+        else _repeated(kept[call.key_id, call.token or ""], call.fingerprint)
         for call in calls
     ]
 
