@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import orjson
 import psycopg
@@ -92,15 +92,15 @@ def make_api(services: Services) -> FastAPI:
     return app
 
 
-E_ = TypeVar("E_", bound=Exception)
+Refused = TypeVar("Refused", bound=Exception)
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _answer(make: Callable[[E_], ProblemError]) -> Handler:
+def _answer(make: Callable[[Refused], ProblemError]) -> Handler:
     """Return a handler that answers with the problem that `make` makes of an error."""
 
     async def handle(_: Request, error: Exception) -> Response:
-        return respond(make(error))  # type: ignore[arg-type] - registered for its kind alone
+        return respond(make(cast("Refused", error)))
 
     return handle
 

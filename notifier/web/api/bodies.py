@@ -132,7 +132,7 @@ class Operation(APIRoute):
         """Look for the body among the dependencies."""
         super().__init__(path, endpoint, **options)
         bodies = (each.call for each in self.dependant.dependencies)
-        self.body = next((each for each in bodies if isinstance(each, Body)), None)
+        self.body: Body | None = next((each for each in bodies if isinstance(each, Body)), None)
         if self.body is not None:
             self.openapi_extra = {
                 **(self.openapi_extra or {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import ValidationError
@@ -193,7 +193,7 @@ def _invalid(wrong: list[Fault]) -> Refusal:
     return Refusal("invalid", summary(wrong), tuple(wrong))
 
 
-_STATUS = {"forbidden": 403, "conflict": 409, "invalid": 422}
+_STATUS: dict[str, Literal[403, 409, 422]] = {"forbidden": 403, "conflict": 409, "invalid": 422}
 
 
 def _problem(refusal: Refusal) -> ProblemError:
@@ -208,11 +208,10 @@ def _links(result: EventResult) -> EventLinks | None:
 
 def _result(place: int, result: EventResult | Refusal) -> RecordedEvent | RefusedEvent:
     if isinstance(result, Refusal):
-        problem = _problem(result)
         return RefusedEvent(
             index=place,
-            status=problem.status,  # type: ignore[arg-type] - it is one of those in _STATUS
-            problem=Problem.model_validate(problem.to_json()),
+            status=_STATUS[result.code],
+            problem=Problem.model_validate(_problem(result).to_json()),
         )
     return RecordedEvent(
         index=place,

@@ -43,8 +43,10 @@ _SearchBody = Annotated[Sent[MessageSearch], Depends(JsonBody(MessageSearch, _MA
     status_code=202,
     response_model=MessageAnswer,
     response_description="It is stored.",
-    responses={200: {"model": Preview, "description": "The mail; none is sent."}}
-    | problems(*BODY, 409),
+    responses={
+        200: {"model": Preview, "description": "The mail; none is sent."},
+        **problems(*BODY, 409),
+    },
 )
 async def send_message(
     key: MessagesKey,

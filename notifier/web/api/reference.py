@@ -130,8 +130,10 @@ async def list_suppressions(
     tags=["Suppressions"],
     status_code=201,
     response_description="From now on.",
-    responses={200: {"model": answers.Suppressed, "description": "It was so before."}}
-    | problems(*BODY),
+    responses={
+        200: {"model": answers.Suppressed, "description": "It was so before."},
+        **problems(*BODY),
+    },
 )
 async def suppress(
     key: SuppressionsKey, body: _SuppressionBody, here: Here, response: Response
