@@ -41,7 +41,7 @@ def naive_mail(job: Job, row: Row) -> bytes:
     letter = job.letter(row, time.time())
     subject, text, html = job.blueprint(row.language).texts(letter)
     message = EmailMessage(policy=policy.SMTP)
-    message["From"] = f"{job.sender.name_vi} <{job.sender.address}>"
+    message["From"] = f"{job.terms.sender.name_vi} <{job.terms.sender.address}>"
     message["To"] = f"{row.name} <{row.email}>"
     message["Subject"] = subject
     message["Message-ID"] = f"<{row.id}@{job.mail_domain}>"

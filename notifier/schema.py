@@ -420,11 +420,14 @@ class Tally(Base):
     The sum over a campaign's entries of one state is how many messages are in it now. Entries are
     only added, in the statement that changes the messages, so that settles never wait for each
     other; the sweep sums up those of past minutes. Messages without a batch are counted at the
-    route ''.
+    route ''. `doubted` counts those whose fate became unknown for the first time.
     """
 
     __tablename__ = "tally"
-    __table_args__ = (Index("ix_tally_campaign_id", "campaign_id", "minute"),)
+    __table_args__ = (
+        Index("ix_tally_campaign_id", "campaign_id", "minute"),
+        Index("ix_tally_minute", "minute"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     campaign_id: Mapped[int] = mapped_column(BigInteger)
@@ -432,6 +435,7 @@ class Tally(Base):
     route: Mapped[str]
     state: Mapped[MessageState] = mapped_column(MESSAGE_STATE)
     messages: Mapped[int]
+    doubted: Mapped[int] = mapped_column(server_default="0")
 
 
 # --- other systems -------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from notifier.domain import campaigns
 from notifier.domain.campaign_files import load_definition
 from notifier.errors import UnavailableError
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.flows.lists import load_list
 from notifier.instance.processes import LOOPBACK, Server, kept_port, spawn, wait_for_port
 from notifier.instance.servers.catcher import Catcher
@@ -36,6 +37,7 @@ from notifier.instance.supervisor import Instance
 from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.states import MessageState
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -226,7 +228,7 @@ def send_campaign(
     _err.print(f"List of {messages:,} businesses read in {list_seconds:.1f} s.")
     watch = Watch(instance, sink)
     began = time.perf_counter()
-    story.launch(services, definition, audience=path)
+    launch(services, definition, audience=path)
     plan_seconds = time.perf_counter() - began
     shown = 0.0
     while True:
@@ -259,7 +261,7 @@ def send_campaign(
         "cpu_seconds_per_1000": cpu,
         "worker_rss_mb": round(watch.rss / 1e6, 1),
         "worker_rss_mb_by_100k": watch.rss_by_step,
-        "accepted": status.counts.states.get("accepted", 0),
+        "accepted": status.counts.of(MessageState.ACCEPTED),
         "lost": max(0, messages - (received if distinct is None else distinct)),
         "duplicated": max(0, received - messages) if distinct is None else received - distinct,
         "proof": "Message-IDs at the sink"

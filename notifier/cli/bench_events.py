@@ -27,9 +27,11 @@ from notifier.domain import keys
 from notifier.domain.campaign_files import Definition, load_definition
 from notifier.errors import UnavailableError
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.flows.lists import load_list
 from notifier.instance.processes import LOOPBACK, kept_port
 from notifier.services import Services
+from notifier.states import MessageState
 
 CONNECTIONS = 16
 PER_SECOND = 50
@@ -226,7 +228,7 @@ def campaign(
     services: Services, definition: Definition, audience: Path
 ) -> Iterator[threading.Event]:
     """Let a campaign run meanwhile, and wait for its end; the event says that it is over."""
-    story.launch(services, definition, audience=audience)
+    launch(services, definition, audience=audience)
     over = threading.Event()
 
     def watch() -> None:
@@ -279,7 +281,7 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
                 )
         bench.settled(list(bench.told))
     sent = [
-        story.status(services, name).counts.states.get("accepted", 0)
+        story.status(services, name).counts.of(MessageState.ACCEPTED)
         for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])
     ]
     received, distinct = sink.counts()

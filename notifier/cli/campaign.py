@@ -27,11 +27,12 @@ from notifier.domain.calendar import HANOI
 from notifier.domain.campaign_files import Definition, load_definition
 from notifier.errors import CampaignError
 from notifier.flows import control as story
+from notifier.flows import launch as launches
 from notifier.flows import proofs as proof
 from notifier.flows import report
 from notifier.flows.lists import first_problems, write_rejected
 from notifier.services import Services
-from notifier.states import CampaignState
+from notifier.states import CampaignState, MessageState
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, launch and watch campaigns.")
 console = Console()
@@ -215,7 +216,7 @@ def launch(
     definition = load_definition(file, name=name)
     with _bar(quiet=as_json) as progress:
         moment = at.replace(tzinfo=HANOI) if at else None
-        launched = story.launch(
+        launched = launches.launch(
             services,
             definition,
             audience=audience,
@@ -345,7 +346,7 @@ def cancel(name: Name) -> None:
         time.sleep(0.1)
         story.end_cancel(services, cancelled.id)
     console.print(
-        f"{cancelled.name} is {now.campaign.state.value}: {_thousands(now.counts.states.get('accepted', 0))} of "
+        f"{cancelled.name} is {now.campaign.state.value}: {_thousands(now.counts.of(MessageState.ACCEPTED))} of "
         f"{_thousands(cancelled.total)} mails had been accepted."
     )
 
@@ -366,7 +367,7 @@ def in_doubt(
     if resend and give_up:
         raise CampaignError("--resend and --give-up exclude each other.", fix="Give one of them.")
     if not resend and not give_up:
-        held = story.status(services, name).counts.states.get("in_doubt", 0)
+        held = story.status(services, name).counts.of(MessageState.IN_DOUBT)
         console.print(
             f"{_thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up."
         )
@@ -400,7 +401,7 @@ def write(
 def list_all() -> None:
     """Show the campaigns, the newest first."""
     table = Table("Name", "State", "Mails", "Launched")
-    for each in story.newest(_services()):
+    for each in story.listed(_services()):
         table.add_row(
             each.name, each.state.value, _thousands(each.total), _moment(each.launched_at)
         )

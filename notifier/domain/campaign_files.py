@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -74,6 +75,27 @@ def load_definition(path: Path, *, name: str | None = None) -> Definition:
     return read_definition(
         values, name=name or path.stem.lower(), shown=path.name, text=text, folder=path.parent
     )
+
+
+def parse_definition(text: str, *, name: str, shown: str) -> Definition:
+    """Read a definition that is kept with its campaign, as TOML or JSON; raise CampaignError."""
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise CampaignError(f"{shown} cannot be read: {error}.", fix="Correct it.") from error
+    if isinstance(values.get("not_after"), str):
+        # JSON has no moments.
+        try:
+            values["not_after"] = datetime.fromisoformat(values["not_after"])
+        except ValueError:
+            raise CampaignError(
+                f"{shown}: not_after is not a moment.", fix="Write it as 2026-12-31T17:00:00+07:00."
+            ) from None
+    if "list" in values:
+        raise CampaignError(
+            f"{shown}: list is not known.", fix="Attach the list by a request of its own."
+        )
+    return read_definition(values, name=name, shown=shown, text=text, folder=Path())
 
 
 def read_definition(

@@ -19,6 +19,13 @@ from notifier.errors import NotifierError
 
 EVERY_TOPIC = "*"
 
+# Part of the settle: addresses that a server called dead, from `settled` (address_id, dead).
+SUPPRESS_DEAD = """
+    INSERT INTO suppression (address_id, topic, reason, source, created_at)
+    SELECT DISTINCT address_id, '*', 'hard_bounce', 'reply', clock_timestamp()
+      FROM {settled} WHERE dead
+    ON CONFLICT (address_id, topic) WHERE lifted_at IS NULL DO NOTHING"""
+
 
 class AddressError(NotifierError, ValueError):
     """An e-mail address cannot be written to."""

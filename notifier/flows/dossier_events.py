@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.db import new_id
-from notifier.domain import batches, dossiers, idempotency
+from notifier.domain import dossiers, idempotency, messages
 from notifier.domain import suppressions as suppression
 from notifier.domain.dossiers import (
     Dossier,
@@ -86,7 +86,7 @@ class _Work:
     def write(self, session: Session) -> None:
         """Write the dossiers and their notices."""
         # What a worker has taken meanwhile is on its way; the applicant then gets both.
-        batches.withdraw(session.connection(), sorted(self.replaced), reason=notice.REPLACED)
+        messages.withdraw(session.connection(), sorted(self.replaced), reason=notice.REPLACED)
         if self.planned:
             notice.queue_notices(session, list(self.planned.values()))
         dossiers.save(session.connection(), list(self.dossiers.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from notifier import schema
 from notifier.db import born_at, id_floor, new_id
-from notifier.domain import batches, calendar, idempotency
+from notifier.domain import calendar, idempotency, messages
 from notifier.domain import suppressions as suppression
 from notifier.errors import NotFoundError, TransitionError
 from notifier.flows import transactional as notice
 from notifier.rendering.blueprint import Preview
-from notifier.rendering.catalogue import Template, to_json
+from notifier.rendering.catalogue import Template
 from notifier.sending.jobs import make_job
 from notifier.sending.ledger import Row
 from notifier.services import Services
@@ -90,22 +90,15 @@ def ask(
 
 def dry_run(services: Services, wanted: Wanted) -> Preview:
     """Return the mail as it would be sent now; nothing is kept. Raise RenderError."""
-    topic = services.topics[wanted.template.topic]
     now = services.clock()
-    fields = {
-        "topic": topic.code,
-        "lane": notice.LANE,
-        "sender": asdict(services.sender),
-        "topic_info": asdict(topic.info),
-        "data": {},
-        "send_window": None,
-        "not_after": None,
-        "pace_per_minute": None,
-        "in_doubt_policy": topic.in_doubt,
-        "sandbox": True,
-        "content": to_json(wanted.template),
-    }
-    job = make_job(0, fields, calendar.Calendar({}), services.settings.mail_domain, services.signer)
+    job = make_job(
+        0,
+        notice.terms_of(services, wanted.template, sandbox=True),
+        wanted.template,
+        calendar.Calendar({}),
+        services.settings.mail_domain,
+        services.signer,
+    )
     data = orjson.dumps(wanted.data).decode()
     row = Row(
         position=0,
@@ -289,6 +282,6 @@ def cancel(services: Services, message_id: uuid.UUID, *, key_id: int) -> Message
         before = _get(session, message_id, key_id)
         if before.state is MessageState.CANCELLED:
             return before
-        if not batches.withdraw(session.connection(), [message_id], reason="asked"):
+        if not messages.withdraw(session.connection(), [message_id], reason="asked"):
             raise TransitionError(f"The message is {before.state} and can no longer be taken back.")
         return _get(session, message_id, key_id)

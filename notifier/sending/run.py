@@ -18,13 +18,15 @@ import psycopg
 import structlog
 
 from notifier import observability
+from notifier.domain.messages import MAX_DOUBTS
 from notifier.sending.budgets import SLOT_SECONDS
 from notifier.sending.jobs import Job
-from notifier.sending.ledger import MAX_DOUBTS, WINDOW, Lease, Outcome, Row, Settled
+from notifier.sending.ledger import WINDOW, Lease, Outcome, Row, Settled
 from notifier.sending.retries import next_due
 from notifier.sending.routes import Route
 from notifier.smtp.connection import Connection, Outgoing, connect
 from notifier.smtp.verdicts import Fate, Stage, Verdict, judge_failure
+from notifier.states import CampaignState, MessageState
 
 if TYPE_CHECKING:
     from notifier.sending.sender import Sender
@@ -78,12 +80,13 @@ class BatchRun:
         self.slow = False  # the route asked for a pause
         self.accepted = False
         self.limit = 0
-        self.paced = bool(route.per_minute or job.pace_per_minute)
+        self.paced = bool(route.per_minute or job.terms.pace_per_minute)
         self.changed = asyncio.Event()
         self.due: float | None = None  # the batch is to rest until then (epoch seconds)
         self.tokens_at = 0.0  # when to ask for tokens again (loop time)
         self.slots_at = 0.0
         self.renewed = time.monotonic()
+        self.done = False  # every message of the batch has an outcome
 
     # --- what connections call ------------------------------------------------------------------------------------------------
 
@@ -111,18 +114,18 @@ class BatchRun:
         """Render a message; None when it is not to be sent, its outcome is then noted."""
         now = time.time()
         if now > self.job.deadline(row):
-            self._note(row, "expired", "", now, tried=False)
+            self._note(row, MessageState.EXPIRED, "", now, tried=False)
             return None
         reason = row.suppressed or ("unsubscribed" if row.address_id in self.suppressed else None)
         if reason is not None:
-            self._note(row, "skipped", reason, now, tried=False)
+            self._note(row, MessageState.SKIPPED, reason, now, tried=False)
             return None
         try:
             envelope, content = self.job.render(row, now)
         except Exception as error:  # noqa: BLE001
             # Whatever a template or one row's data does, it must cost that row alone and never the batch.
             log.error("unrenderable", message=str(row.id), error=type(error).__name__)  # noqa: TRY400 - a traceback may hold data
-            self._note(row, "skipped", "unrenderable", now, tried=False)
+            self._note(row, MessageState.SKIPPED, "unrenderable", now, tried=False)
             return None
         self.under_way[row.position] = (row, hashlib.sha256(content).hexdigest(), self.loop.time())
         return Outgoing(row.position, envelope, content)
@@ -130,7 +133,7 @@ class BatchRun:
     def _note(
         self,
         row: Row,
-        state: str,
+        state: MessageState,
         detail: str,
         now: float,
         *,
@@ -164,7 +167,7 @@ class BatchRun:
             self.outcomes.append(
                 Outcome(
                     row.position,
-                    "accepted",
+                    MessageState.ACCEPTED,
                     now,
                     row.attempts + 1,
                     row.doubts,
@@ -193,8 +196,10 @@ class BatchRun:
         elif verdict.fate is Fate.REFUSED:
             row, digest, _ = self.under_way.pop(message.position)
             # A refusal that a sandbox plays says nothing of the address.
-            dead = verdict.dead_address and not self.job.sandbox
-            self._note(row, "refused", verdict.detail, now, host=host, sha256=digest, dead=dead)
+            dead = verdict.dead_address and not self.job.terms.sandbox
+            self._note(
+                row, MessageState.REFUSED, verdict.detail, now, host=host, sha256=digest, dead=dead
+            )
         else:
             self._put_off(message, verdict, host, now)
         self.changed.set()
@@ -205,7 +210,7 @@ class BatchRun:
         doubt = verdict.fate is Fate.UNKNOWN
         common = {"host": host, "sha256": digest, "doubt": doubt}
         if doubt and (self.job.hold or row.doubts + 1 >= MAX_DOUBTS):
-            self._note(row, "in_doubt", verdict.detail, now, **common)  # type: ignore[arg-type]
+            self._note(row, MessageState.IN_DOUBT, verdict.detail, now, **common)  # type: ignore[arg-type]
             return
         due = next_due(
             row.attempts + 1,
@@ -213,7 +218,7 @@ class BatchRun:
             minutes=self.sender.retry_minutes,
             expires_at=self.job.deadline(row),
         )
-        state = "expired" if due is None else "deferred"
+        state = MessageState.EXPIRED if due is None else MessageState.DEFERRED
         self._note(row, state, verdict.detail, now, due=due, **common)  # type: ignore[arg-type]
 
     def idle(self, connection: Connection) -> None:
@@ -390,7 +395,7 @@ class BatchRun:
         self.renewed = time.monotonic()
         self.committed += len(batch)
         self.limit = max(self.limit, limit)
-        if settled.campaign_state != "running":
+        if settled.campaign_state is not CampaignState.RUNNING:
             self.halted = True
         self.suppressed = settled.suppressed
         if batch:
@@ -422,9 +427,11 @@ class BatchRun:
             granted, wait = await self.sender.throttle.take(
                 f"route:{self.route.name}", self.route.per_minute, granted
             )
-        if granted and self.job.pace_per_minute:
+        if granted and self.job.terms.pace_per_minute:
             key = f"campaign:{self.lease.campaign_id}"
-            granted, wait = await self.sender.throttle.take(key, self.job.pace_per_minute, granted)
+            granted, wait = await self.sender.throttle.take(
+                key, self.job.terms.pace_per_minute, granted
+            )
         if not granted:
             self.tokens_at = self.loop.time() + wait
             if wait > _PATIENCE and not self.under_way:
@@ -444,4 +451,4 @@ class BatchRun:
             for connection in list(self.connections):
                 connection.close()
             await self.sender.throttle.slots(self.route.name, 0, self.route.connections)
-        await self.sender.ledger.release(self.lease, due=due)
+        self.done = await self.sender.ledger.release(self.lease, due=due)

@@ -56,9 +56,13 @@ class Sender:
         self._idle: dict[str, list[tuple[float, Connection]]] = {}
         self._troubled: set[str] = set()
 
-    def deliver(self, batch_id: int) -> None:
-        """Deliver the batch if it is to be had; return when it is given back. Safe to call twice for one batch, also at once."""
-        self._loop.run_until_complete(self._guarded(batch_id))
+    def deliver(self, batch_id: int) -> int | None:
+        """Deliver the batch if it is to be had; return when it is given back.
+
+        Return its campaign when the batch is done: that may be finished now. Safe to call twice for
+        one batch, also at once.
+        """
+        return self._loop.run_until_complete(self._guarded(batch_id))
 
     def close(self) -> None:
         """Say goodbye to the servers and close everything."""
@@ -73,20 +77,21 @@ class Sender:
         await self.throttle.close()
         await self.ledger.close()
 
-    async def _guarded(self, batch_id: int) -> None:
+    async def _guarded(self, batch_id: int) -> int | None:
         try:
-            await self._deliver(batch_id)
+            return await self._deliver(batch_id)
         except psycopg.OperationalError as error:
             # The database is away: nothing was started that is not covered by a lease, and the sweep wakes the batch again.
             log.warning("database_unavailable", batch=batch_id, error=type(error).__name__)
             await self.ledger.close()
+            return None
 
-    async def _deliver(self, batch_id: int) -> None:
+    async def _deliver(self, batch_id: int) -> int | None:
         if self.stopping():
-            return
+            return None
         lease = await self.ledger.lease(batch_id)
         if lease is None:
-            return
+            return None
         with structlog.contextvars.bound_contextvars(campaign=lease.campaign_id, batch=batch_id):
             route = self.routes.get(lease.route)
             job = await self.jobs.get(self.ledger, lease.campaign_id)
@@ -95,11 +100,13 @@ class Sender:
                 due = time.time() + held
             if due is not None and (job.not_after is None or time.time() < job.not_after):
                 await self.ledger.release(lease, due=due)
-                return
+                return None
             # An opt-out is stamped before it is committed: one that was under way while the batch was loaded must be seen by a settle.
             loaded_at = datetime.now(UTC) - _COMMIT_MARGIN
-            rows = await self.ledger.load(lease, job.topic)
-            await BatchRun(self, lease, route, job, rows, loaded_at).go()
+            rows = await self.ledger.load(lease, job.terms.topic.code)
+            run = BatchRun(self, lease, route, job, rows, loaded_at)
+            await run.go()
+            return lease.campaign_id if run.done else None
 
     async def route_failed(self, route: Route) -> float:
         """Let every worker leave `route` alone for a while; return for how many seconds."""

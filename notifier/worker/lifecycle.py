@@ -18,9 +18,11 @@ from typing import Any
 import structlog
 import uvloop
 from celery import Celery, bootsteps, signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from notifier import observability
 from notifier.db import plain_url
+from notifier.flows import control
 from notifier.instance.processes import dies_with_parent
 from notifier.sending.budgets import Throttle
 from notifier.sending.jobs import Jobs
@@ -63,6 +65,14 @@ def services() -> Services:
         return _process.services
 
 
+def finish(campaign_id: int) -> None:
+    """Finish a campaign if its last batch is done. The sweep does so when the database is unavailable."""
+    try:
+        control.finish(services(), campaign_id)
+    except SQLAlchemyError as error:
+        log.warning("database_unavailable", campaign=campaign_id, error=type(error).__name__)
+
+
 def deliver(batch_id: int) -> None:
     """Deliver a batch with this process's sender, made on first use."""
     if _process.sender is None:
@@ -70,7 +80,9 @@ def deliver(batch_id: int) -> None:
     # Only while a batch is under way: the pool sets a handler of its own after a fork, by which an idle child ends at once.
     before = signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        _process.sender.deliver(batch_id)
+        campaign_id = _process.sender.deliver(batch_id)
+        if campaign_id is not None:
+            finish(campaign_id)
     finally:
         signal.signal(signal.SIGTERM, before)
         if _process.asked_to_stop:

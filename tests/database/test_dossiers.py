@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import batches, calendar, dossiers, keys
+from notifier.domain import calendar, dossiers, keys
 from notifier.domain.calendar import HANOI
 from notifier.domain.dossiers import CONFLICT, Event, EventResult, Fault, Refusal
 from notifier.domain.idempotency import IdempotencyError
 from notifier.flows import dossier_events as dossier
+from notifier.flows import upkeep
 from notifier.flows.dossier_events import Call
 from notifier.services import Services
+from notifier.states import Lane
 
 CODE = "000.A0.01.H26-261102-0042"
 NINE = datetime(2026, 11, 2, 9, 0, tzinfo=HANOI)
@@ -138,10 +140,8 @@ def test_within_one_request_only_the_newest_is_sent(services: Services, key: int
 
 def test_a_notice_that_a_worker_has_taken_is_not_replaced(services: Services, key: int) -> None:
     record(services, key, event(services, key, "2"))
+    upkeep.gather(services, Lane.NOTICE)
     with services.session() as session:
-        batches.gather(
-            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
-        )
         session.execute(
             text("UPDATE batch SET state = 'leased', lease_until = now() + interval '1 minute'")
         )
@@ -151,10 +151,7 @@ def test_a_notice_that_a_worker_has_taken_is_not_replaced(services: Services, ke
 
 def test_a_notice_in_a_batch_that_lies_ready_is_replaced(services: Services, key: int) -> None:
     record(services, key, event(services, key, "2"))
-    with services.session() as session:
-        batches.gather(
-            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
-        )
+    upkeep.gather(services, Lane.NOTICE)
     record(services, key, event(services, key, "5", after=1))
     assert [state for _, state, _ in messages(services)] == ["cancelled", "queued"]
 
@@ -203,15 +200,7 @@ def test_a_quiet_time_holds_the_notice_back_so_that_only_the_newest_is_sent(
     record(services, key, event(services, key, "5", after=1, source=quiet))
     with services.session() as session:
         (due,) = session.scalars(text("SELECT due_at FROM message WHERE state = 'queued'")).all()
-        assert (
-            batches.gather(
-                session.connection(),
-                "notice",
-                route_of=services.routes.of_domain,
-                now=services.clock(),
-            )
-            == []
-        )
+    assert upkeep.gather(services, Lane.NOTICE) == []
     assert timedelta(seconds=250) < due - datetime.now(UTC) <= timedelta(seconds=300)
 
 

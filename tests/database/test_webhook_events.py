@@ -17,6 +17,7 @@ from notifier.flows import upkeep
 from notifier.instance.servers.catcher import Catcher
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.states import Lane
 from notifier.worker import lifecycle
 from tests.receiver import add_key, ask
 
@@ -35,7 +36,7 @@ def sending(settings: Settings, catcher: Catcher) -> Iterator[tuple[Services, Ca
     sender = lifecycle.make_sender(services)
 
     def deliver() -> None:
-        for batch_id in upkeep.gather(services, "notice"):
+        for batch_id in upkeep.gather(services, Lane.NOTICE):
             sender.deliver(batch_id)
 
     yield services, deliver
@@ -104,7 +105,7 @@ def test_a_worker_that_died_is_told_as_a_doubt(
 ) -> None:
     services, _ = sending
     number = ask_for(services, "ai@example.test")
-    (batch_id,) = upkeep.gather(services, "notice")
+    (batch_id,) = upkeep.gather(services, Lane.NOTICE)
     with services.engine.begin() as connection:
         connection.execute(
             text("""UPDATE batch SET state = 'leased', started_through = 5, lease_until = clock_timestamp() - interval '1 s'

@@ -19,6 +19,7 @@ from notifier.cli.demo import write_list
 from notifier.cli.up import make_instance
 from notifier.domain.campaign_files import Definition, load_definition
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.supervisor import Instance
 from notifier.services import Services
@@ -64,7 +65,7 @@ class World:
         if not path.exists():
             write_list(path, mails)
         self.sink.ask(reset=True, script={"delay_ms": delay_ms, **script})
-        return story.launch(self.services, definition or self.definition(), audience=path).name
+        return launch(self.services, definition or self.definition(), audience=path).name
 
     def status(self, name: str) -> story.Status:
         """Return where a campaign stands."""

@@ -22,12 +22,15 @@ from notifier.domain import suppressions as suppression
 from notifier.domain.calendar import HANOI, Window
 from notifier.domain.campaign_files import Definition, load_definition
 from notifier.flows import control as story
+from notifier.flows import upkeep
+from notifier.flows.launch import launch
 from notifier.instance.servers.catcher import Catcher
 from notifier.invented import HEADINGS, invented_rows
 from notifier.sending import ledger
 from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.states import Lane
 from notifier.testing import ROOT
 from notifier.worker import lifecycle
 
@@ -72,7 +75,7 @@ class World:
                     row if isinstance(emails, int) else [*row[:2], emails[number], *row[3:]]
                 )
         definition = replace(self.definition(), **changes)
-        return story.launch(self.services, definition, audience=path).name
+        return launch(self.services, definition, audience=path).name
 
     @staticmethod
     def definition() -> Definition:
@@ -91,20 +94,16 @@ class World:
     def deliver(self) -> None:
         """Deliver every batch that may be leased now, once."""
         with self.services.engine.begin() as connection:
-            ids = batches.ready_batches(connection, "campaign")
+            ids = batches.ready(connection, "campaign")
         for batch_id in ids:
-            self.sender.deliver(batch_id)
+            # As a worker's task does.
+            if (done := self.sender.deliver(batch_id)) is not None:
+                story.finish(self.services, done)
 
     def wait_and_gather(self) -> None:
         """Let all deferred messages be due, put them into batches and deliver these."""
         self.sql("UPDATE message SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
-        with self.services.engine.begin() as connection:
-            batches.gather(
-                connection,
-                "campaign",
-                route_of=self.services.routes.of_domain,
-                now=datetime.now(UTC),
-            )
+        upkeep.gather(self.services, Lane.CAMPAIGN)
         self.deliver()
 
     def status(self, name: str) -> dict[str, Any]:
@@ -349,8 +348,7 @@ def test_lost_lease_ends_the_batch_and_doubts_are_bounded(world: World) -> None:
     assert world.status(name)["accepted"] <= 100
     assert world.sink.ask()["received"] <= 100 + ledger.WINDOW
     world.sql("UPDATE batch SET lease_until = clock_timestamp() - interval '1 second'")
-    with world.services.engine.begin() as connection:
-        found = batches.recover(connection)
+    found = upkeep.recover(world.services)
     assert 0 < found.in_doubt <= ledger.WINDOW
     world.deliver()
     status, seen = world.status(name), world.sink.ask()

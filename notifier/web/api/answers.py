@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 from pydantic.json_schema import SkipJsonSchema
 
 from notifier.domain.calendar import HANOI
@@ -413,31 +413,49 @@ class CampaignCheck(Answer):
     window_opens_at: datetime | None
 
 
-class CampaignStatus(CampaignAnswer):
-    """Where a campaign stands.
+# A figure for each state, whatever states there are.
+_Figures = create_model(
+    "_Figures",
+    __base__=Answer,
+    **{  # type: ignore[call-overload]
+        state.figure: (Annotated[int, Field(ge=0, description=state.about.en)], ...)
+        for state in MessageState
+    },
+)
 
-    queued + deferred + accepted + refused + skipped_total + expired + cancelled + held + given_up
-    + bounced + complained = total, always; `in_doubt` counts beside them the messages whose fate
-    was unknown at some time.
-    """
+
+class CampaignStatus(CampaignAnswer, _Figures):  # type: ignore[misc, valid-type]
+    """Where a campaign stands. The figures of the states add up to `total`, always."""
+
+    model_config = _example(
+        name=_NAME,
+        title="Chính sách thuế mới",
+        state="running",
+        total=114072,
+        **{state.figure: 0 for state in MessageState} | {"queued": 80000, "accepted": 34072},
+        skipped={},
+        in_doubt=0,
+        dead_letter=0,
+        control_totals={},
+        in_doubt_policy="resend",
+        template_version="8d2f…",
+        launch_at=None,
+        launched_at="2026-12-01T01:00:00+00:00",
+        started_at="2026-12-01T01:00:00+00:00",
+        finished_at=None,
+        not_after="2026-12-06T01:00:00+00:00",
+        links=_CAMPAIGN_LINKS,
+    )
 
     title: str
-    total: int
-    queued: int
-    accepted: int
-    deferred: int
-    refused: int
+    total: Annotated[int, Field(ge=0, description="How many messages it has.")]
     skipped: Annotated[dict[str, int], Field(description="Reasons, each with how many.")]
-    skipped_total: int
-    in_doubt: int
-    held: int
-    given_up: int
-    expired: int
-    cancelled: int
-    bounced: int = 0
-    complained: int = 0
-    dead_letter: int
-    control_totals: dict[str, Any]
+    in_doubt: Annotated[
+        int,
+        Field(ge=0, description="Whose fate was unknown at some time, whatever became of them."),
+    ]
+    dead_letter: Annotated[int, Field(ge=0, description="In batches that are set aside.")]
+    control_totals: Annotated[dict[str, Any], Field(description="Sums over the list.")]
     in_doubt_policy: InDoubtPolicy
     template_version: str | None
     launch_at: datetime | None

@@ -131,8 +131,10 @@ class Operation(APIRoute):
     def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
         """Look for the body among the dependencies."""
         super().__init__(path, endpoint, **options)
-        bodies = (each.call for each in self.dependant.dependencies)
-        self.body: Body | None = next((each for each in bodies if isinstance(each, Body)), None)
+        self.body: Body | None = None
+        for each in self.dependant.dependencies:
+            if isinstance(each.call, Body):
+                self.body = each.call
         if self.body is not None:
             self.openapi_extra = {
                 **(self.openapi_extra or {}),

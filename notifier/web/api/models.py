@@ -397,7 +397,7 @@ class SuppressionQuery(BaseModel):
     ] = None
 
 
-SUPPRESSION = {
+SUPPRESSION: dict[str, Any] = {
     "email": "ketoan@banmai.example.test",
     "topic": "tax-policy",
     "reason": "Yêu cầu qua điện thoại ngày 02/11/2026",

@@ -131,7 +131,7 @@ def _kind(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
         "null": "nothing",
     }.get(name, name)
     limits = [
-        f"{before} {schema[key]:,}{behind}"
+        f"{before} {round(schema[key]):,}{behind}"
         for key, before, behind in (
             ("minimum", "at least", ""),
             ("maximum", "at most", ""),
