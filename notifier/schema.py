@@ -450,8 +450,7 @@ class Idempotency(Base):
     key_id: Mapped[int] = mapped_column(ForeignKey(ApiKey.id), primary_key=True)
     token: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[bytes]
-    status: Mapped[int | None] = mapped_column(SmallInteger)
-    body: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime]
 
 

@@ -21,7 +21,7 @@ from notifier.domain.keys import SCOPES, KeyRequestError
 from notifier.errors import NotFoundError
 from notifier.services import Services
 from notifier.settings import Settings
-from notifier.web.api.operations import EVENT
+from notifier.web.api.models import EVENT
 from notifier.web.app import create_app
 
 ANY = "/api/v1/topics"

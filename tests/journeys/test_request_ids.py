@@ -13,7 +13,7 @@ from notifier.domain import keys
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
-from notifier.web.api.operations import EVENT
+from notifier.web.api.models import EVENT
 from notifier.web.app import create_app
 
 
