@@ -145,6 +145,26 @@ def test_who_bounced_cannot_subscribe_again_by_link(
     assert stopped(services, address) == {"*": "hard_bounce"}
 
 
+def test_a_topic_that_stays_stopped_says_every_reason(
+    client: TestClient, services: Services, address: int
+) -> None:
+    token = services.signer.token(address, "debt-notice")
+    for topic, reason in (("*", "hard_bounce"), ("tax-policy", "manual")):
+        with services.session() as session:
+            suppression.suppress(
+                session, address, topic, reason=reason, source="test", now=services.clock()
+            )
+    page = client.post(f"/u/{token}/chu-de?lang=en", data={"topic": "tax-policy"}).text
+    assert (
+        "because the receiving system said that this address takes no mail, "
+        "and because the tax office has stopped mail to this address; to receive it again" in page
+    )
+    assert "is still sent" not in page, "what bounced is not sent, whatever the law demands"
+    page = client.post(f"/u/{token}/chu-de", data={"topic": "tax-policy"}).text
+    assert "không nhận được thư; và vì cơ quan thuế đã ngừng gửi" in page
+    assert "vẫn được gửi" not in page
+
+
 def test_twenty_clicks_at_once_are_one_change_and_one_confirmation(
     client: TestClient, services: Services, address: int
 ) -> None:
