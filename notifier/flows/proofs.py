@@ -101,7 +101,7 @@ def check(
 
 def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
     try:
-        _, content = job.render(row, now)
+        content = job.render(row, now).content
     except RenderError as error:
         result.unrenderable_total += 1
         if len(result.unrenderable) < _SHOWN_FAILURES:

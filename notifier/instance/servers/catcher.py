@@ -120,6 +120,7 @@ class Session(asyncio.Protocol):
         self.writer = writer
         self.buffer = b""
         self.in_data = False
+        self.in_mail = False
         self.mail_from = b""
         self.rcpt_to = b""
         self.messages = 0
@@ -220,10 +221,13 @@ class Session(asyncio.Protocol):
         if verb == b"MAIL":
             self.mail_from, self.rcpt_to = line[line.find(b"<") + 1 : line.find(b">")], b""
             self.strike = self.state.strikes()
-            if not self._scripted("mail", script.mail_reply):
+            self.in_mail = not self._scripted("mail", script.mail_reply)
+            if self.in_mail:
                 self._say(b"250 2.1.0 Ok")
         elif verb == b"RCPT":
-            if not self._scripted("rcpt", script.rcpt_reply):
+            if not self.in_mail:
+                self._say(b"503 5.5.1 need MAIL first")
+            elif not self._scripted("rcpt", script.rcpt_reply):
                 self._recipient(line[line.find(b"<") + 1 : line.find(b">")])
         elif verb == b"DATA":
             if self._scripted("data", script.data_reply):
