@@ -7,10 +7,12 @@ do, never a traceback.
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from notifier import __version__
 from notifier.cli import (
     api_key,
     bench,
@@ -53,6 +55,25 @@ for command in (
     app.command()(command)
 app.command(hidden=True)(former_names.returned)
 dossier.app.command(hidden=True)(former_names.untold)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"notifier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 def main() -> None:
