@@ -1,7 +1,8 @@
-"""Working days and sending windows, in the time of Hanoi.
+"""Working days and sending windows, in the time of Hanoi; the one module of verbs for `calendar_day`.
 
-The table `calendar_day` is the truth and may be edited; `seed` fills it with the official holidays that the package `holidays` knows (it
-misses some of the swapped days that are announced each year). A day that is not in the table is a working day from Monday to Friday.
+The table is the truth and may be edited; `seed` fills it with the official holidays that the
+package `holidays` knows (it misses some of the swapped days that are announced each year). A day
+that is not in the table is a working day from Monday to Friday.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import holidays
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
 
 from notifier.errors import CampaignError
+from notifier.schema import CalendarDay
 
 HANOI = ZoneInfo("Asia/Ho_Chi_Minh")
 _SATURDAY = 5
@@ -98,16 +101,22 @@ class Window:
 
 def load(connection: Connection) -> Calendar:
     """Read the calendar from the database."""
-    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).all()))
+    days = connection.execute(select(CalendarDay.day, CalendarDay.working))
+    return Calendar({each.day: each.working for each in days})
 
 
 def seed(connection: Connection, years: range) -> int:
-    """Add the official holidays of `years` that are not in the table yet, never changing a row; return how many were added."""
+    """Add the official holidays of `years` that are not in the table yet; return how many.
+
+    A row that is there is never changed.
+    """
     official = holidays.country_holidays("VN", years=years, language="vi")
-    result = connection.execute(
-        text("""INSERT INTO calendar_day (day, working, name)
-                SELECT day, false, name FROM unnest(cast(:days AS date[]), cast(:names AS text[])) AS o (day, name)
-                ON CONFLICT (day) DO NOTHING"""),
-        {"days": list(official.keys()), "names": list(official.values())},
+    if not official:
+        return 0
+    added = connection.execute(
+        insert(CalendarDay)
+        .values([{"day": day, "working": False, "name": name} for day, name in official.items()])
+        .on_conflict_do_nothing(index_elements=[CalendarDay.day])
+        .returning(CalendarDay.day)
     )
-    return result.rowcount
+    return len(added.all())

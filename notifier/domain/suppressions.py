@@ -1,4 +1,4 @@
-"""The one file of verbs for `suppression`, and for single addresses: who must not be written to, about what, and why.
+"""The one module of verbs for `suppression`: who must not be written to, about what, and why.
 
 A row is lifted, never deleted: it is the log that the law wants kept. The topic `*` stands for every topic.
 """
@@ -9,21 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, String
 
-from notifier.errors import NotifierError
-
 EVERY_TOPIC = "*"
-
-
-class AddressError(NotifierError, ValueError):
-    """An e-mail address cannot be written to."""
-
-    code = "address"
 
 
 # Always in the same order, so that two transactions that stop the same things never wait for each other in a circle. An address that is
@@ -74,15 +65,6 @@ def suppress(
     return bool(
         suppress_many(session, [(address_id, topic)], reason=reason, source=source, now=now)
     )
-
-
-def lock_addresses(session: Session, address_ids: list[int]) -> set[int]:
-    """Lock addresses, always in the order of their numbers, so that two changes never wait for each other; return those that exist."""
-    rows = session.scalars(
-        text("SELECT id FROM address WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
-        {"ids": address_ids},
-    )
-    return set(rows)
 
 
 def lift(
@@ -150,60 +132,3 @@ def active_reasons(session: Session, topic: str) -> dict[int, str]:
         {"topic": topic},
     )
     return dict(rows.all())
-
-
-def address_id(session: Session, email: str) -> int:
-    """Return the number of an address, which is added when it is new; raise AddressError when it cannot be written to.
-
-    Upper and lower case are the same address, as every large provider has it; the first spelling is kept.
-    """
-    try:
-        checked = validate_email(
-            email.strip(), check_deliverability=False, allow_smtputf8=False, test_environment=True
-        )
-    except EmailNotValidError as error:
-        raise AddressError(f"The address is not valid: {error}", fix="Correct it.") from None
-    spelled = checked.ascii_email or checked.normalized
-    row = session.execute(
-        text("""INSERT INTO address (email) VALUES (:email)
-                ON CONFLICT (lower(email)) DO UPDATE SET email = address.email RETURNING id"""),
-        {"email": spelled},
-    )
-    return int(row.scalar_one())
-
-
-def address_ids(session: Session, emails: Iterable[str]) -> dict[str, int]:
-    """Return the numbers of addresses that were checked before, new ones added, by the spelling that was asked for."""
-    asked = set(emails)
-    if not asked:
-        return {}
-    found: dict[str, int] = dict(session.execute(_FIND, {"emails": list(asked)}).all())
-    if missing := {email.lower(): email for email in asked if email not in found}:
-        # In one order, so that two transactions with the same new addresses wait for each other once and never in a circle.
-        added = session.execute(_ADD, {"emails": [missing[key] for key in sorted(missing)]})
-        numbers = {email.lower(): number for email, number in added}
-        found |= {email: numbers[email.lower()] for email in asked if email.lower() in numbers}
-        if len(found) < len(asked):
-            # Another transaction has added some of them meanwhile; they are there now.
-            found |= dict(
-                session.execute(
-                    _FIND, {"emails": [email for email in asked if email not in found]}
-                ).all()
-            )
-    return found
-
-
-_FIND = text(
-    "SELECT o.email, a.id FROM unnest(:emails) AS o (email) JOIN address a ON lower(a.email) = lower(o.email)"
-).bindparams(bindparam("emails", type_=ARRAY(String)))
-_ADD = text(
-    "INSERT INTO address (email) SELECT unnest(:emails) ON CONFLICT (lower(email)) DO NOTHING RETURNING email, id"
-).bindparams(bindparam("emails", type_=ARRAY(String)))
-
-
-def address_of(session: Session, number: int) -> str | None:
-    """Return the address with that number, or None."""
-    email: str | None = session.scalar(
-        text("SELECT email FROM address WHERE id = :number"), {"number": number}
-    )
-    return email

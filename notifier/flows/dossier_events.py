@@ -16,8 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.db import new_id
-from notifier.domain import batches, dossiers, idempotency
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, batches, dossiers, idempotency
 from notifier.domain.dossiers import Dossier, EventRow
 from notifier.domain.sources import APOLOGY, Source, Status
 from notifier.flows import transactional as notice
@@ -177,7 +176,7 @@ def _record(
                 for call, event, _ in unique.values()
             },
         ),
-        suppression.address_ids(
+        addresses.ids(
             session, {event.email for _, event, _ in unique.values() if event.email is not None}
         ),
         streams,

@@ -13,8 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.db import born_at, id_floor, new_id
-from notifier.domain import batches, calendar, idempotency
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, batches, calendar, idempotency
 from notifier.errors import NotFoundError, TransitionError
 from notifier.flows import transactional as notice
 from notifier.rendering.blueprint import Preview
@@ -70,7 +69,7 @@ def ask(
                 return Asked(
                     uuid.UUID(known.body["id"]) if known.fingerprint == fingerprint else None
                 )
-        address_id = suppression.address_ids(session, [wanted.email])[wanted.email]
+        address_id = addresses.ids(session, [wanted.email])[wanted.email]
         due_at = max(now, wanted.send_at or now)
         planned = notice.Notice(
             stream,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.flows import unsubscribe as subscription
 from notifier.services import Services
@@ -17,7 +18,7 @@ NOW = datetime(2026, 8, 3, 9, 0, tzinfo=UTC)
 def add(services: Services, number: int = 1) -> list[int]:
     with services.session() as session:
         return [
-            suppression.address_id(session, f"nguoi{each}@example.test") for each in range(number)
+            addresses.id_of(session, f"nguoi{each}@example.test") for each in range(number)
         ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.rendering.catalogue import Field
 from notifier.services import Services
@@ -79,7 +80,7 @@ class Reference:
         key = self._gate.enter(request, SCOPE)
         asked = self._asked(raw)
         with self._services.session() as session:
-            number = suppression.address_ids(session, [asked.email])[asked.email]
+            number = addresses.ids(session, [asked.email])[asked.email]
             new = suppression.suppress(
                 session,
                 number,
@@ -96,7 +97,7 @@ class Reference:
         key = self._gate.enter(request, SCOPE)
         asked = self._asked(raw)
         with self._services.session() as session:
-            number = suppression.address_ids(session, [asked.email])[asked.email]
+            number = addresses.ids(session, [asked.email])[asked.email]
             reason = suppression.active(session, number).get(asked.topic)
             if reason == "unsubscribed":
                 raise ProblemError(
