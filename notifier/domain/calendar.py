@@ -1,8 +1,8 @@
-"""Working days and sending windows, in the time of Hanoi.
+"""Working days and sending windows in Hanoi's time; the one module of verbs for `calendar_day`.
 
-The table `calendar_day` is the truth and may be edited; `seed` fills it with the official
-holidays that the package `holidays` knows (it misses some of the swapped days that are announced
-each year). A day that is not in the table is a working day from Monday to Friday.
+The table is the truth and may be edited; `seed` fills it with the official holidays that the
+package `holidays` knows (it misses some of the swapped days that are announced each year). A day
+that is not in the table is a working day from Monday to Friday.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from zoneinfo import ZoneInfo
 
 import holidays
 from pydantic import BeforeValidator, Field, model_validator
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
 
 from notifier.errors import CampaignError
+from notifier.schema import CalendarDay
 from notifier.validation import Otherwise, Table, read, wrong
 
 HANOI = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -118,20 +120,22 @@ class WindowTable(Table):
 
 def load(connection: Connection) -> Calendar:
     """Read the calendar from the database."""
-    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).all()))
+    days = connection.execute(select(CalendarDay.day, CalendarDay.working))
+    return Calendar({each.day: each.working for each in days})
 
 
 def seed(connection: Connection, years: range) -> int:
-    """Add the official holidays of `years` that are not in the table yet, never changing a row.
+    """Add the official holidays of `years` that are not in the table yet; return how many.
 
-    Return how many were added.
+    A row that is there is never changed.
     """
     official = holidays.country_holidays("VN", years=years, language="vi")
-    result = connection.execute(
-        text("""INSERT INTO calendar_day (day, working, name)
-                SELECT day, false, name
-                  FROM unnest(cast(:days AS date[]), cast(:names AS text[])) AS o (day, name)
-                ON CONFLICT (day) DO NOTHING"""),
-        {"days": list(official.keys()), "names": list(official.values())},
+    if not official:
+        return 0
+    added = connection.execute(
+        insert(CalendarDay)
+        .values([{"day": day, "working": False, "name": name} for day, name in official.items()])
+        .on_conflict_do_nothing(index_elements=[CalendarDay.day])
+        .returning(CalendarDay.day)
     )
-    return result.rowcount
+    return len(added.all())

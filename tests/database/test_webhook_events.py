@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import keys, webhooks
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, keys, webhooks
 from notifier.flows import unsubscribe as subscription
 from notifier.flows import upkeep
 from notifier.instance.servers.catcher import Catcher
@@ -146,7 +145,7 @@ def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(
     ):
         ask_for(services, email, key=key)
     with services.session() as session:
-        number = suppression.address_id(session, "ai@example.test")
+        number = addresses.id_of(session, "ai@example.test")
     token = services.signer.token(number, "tax-policy")
     assert subscription.stop(services, token).stopped
     subscription.stop(services, token)

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import text
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.services import Services
 from notifier.settings import Settings
@@ -30,7 +31,7 @@ def client(services: Services) -> Iterator[TestClient]:
 @pytest.fixture
 def address(services: Services) -> int:
     with services.session() as session:
-        number = suppression.address_id(session, "ketoan@example.test")
+        number = addresses.id_of(session, "ketoan@example.test")
         session.execute(
             text("""WITH t AS (INSERT INTO taxpayer (tax_code, name, language) VALUES ('0100109106', 'Công ty Ví Dụ', 'vi') RETURNING id)
                     INSERT INTO taxpayer_address SELECT t.id, :number, now(), now() FROM t"""),

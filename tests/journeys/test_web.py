@@ -23,6 +23,7 @@ from httpx2 import Client
 from sqlalchemy import text
 
 from notifier.db import OVERFLOW, POOL
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.errors import SettingsError
 from notifier.flows import unsubscribe as subscription
@@ -48,7 +49,7 @@ def client(services: Services) -> Iterator[TestClient]:
 @pytest.fixture
 def address(services: Services) -> int:
     with services.session() as session:
-        return suppression.address_id(session, "ketoan@example.test")
+        return addresses.id_of(session, "ketoan@example.test")
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -147,7 +148,7 @@ def test_a_click_that_was_given_up_counts_and_stops_nobody_else(
     services: Services, address: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with services.session() as session:
-        other = suppression.address_id(session, "khac@example.test")
+        other = addresses.id_of(session, "khac@example.test")
     clicks = subscription.OneClicks(services)
     hold = Event()
     write = clicks._writer._write
@@ -186,7 +187,7 @@ def test_a_stop_does_not_wait_long_for_a_lock(
 ) -> None:
     path = f"/u/{services.signer.token(address, 'tax-policy')}"
     with services.session() as session:
-        suppression.lock_addresses(session, [address])
+        addresses.lock(session, [address])
         started = time.monotonic()
         answer = client.post(path, content=body)
         assert 2 < time.monotonic() - started < 6
