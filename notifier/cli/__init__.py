@@ -22,6 +22,7 @@ from notifier.cli import (
     demo,
     dkim,
     dossier,
+    draft,
     failures,
     former_names,
     serve,
@@ -35,6 +36,7 @@ app = typer.Typer(
     help="Notification and taxpayer communication service of a city tax administration.",
 )
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(draft.app, name="draft")
 app.add_typer(bench.app, name="bench")
 bench.app.command("events")(bench_events.events)
 app.add_typer(api_key.app, name="api-key")

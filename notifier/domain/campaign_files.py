@@ -139,10 +139,8 @@ def parse_definition(text: str, *, name: str, shown: str) -> Definition:
         values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except ValueError as error:
         raise CampaignError(f"{shown} cannot be read: {error}.", fix="Correct it.") from error
-    if "list" in values:
-        raise CampaignError(
-            f"{shown}: list is not known.", fix="Attach the list by a request of its own."
-        )
+    # A list is attached to a draft itself; where the file once lay says nothing here.
+    values.pop("list", None)
     return read_definition(values, name=name, shown=shown, text=text, folder=Path())
 
 
