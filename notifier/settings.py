@@ -10,140 +10,43 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, Self
 
 import psutil
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from notifier.errors import SettingsError
-from notifier.validation import Otherwise, first_problem, wrong
+from notifier.setting_types import (
+    CORRECT,
+    MIN_SECRET_CHARS,
+    Count,
+    Folder,
+    LogLevel,
+    Minutes,
+    Networks,
+    Number,
+    Port,
+    SecretKey,
+    SmtpServer,
+    SmtpUrl,
+    WebUrl,
+)
+from notifier.validation import first_problem
+
+__all__ = ["Settings", "SmtpServer", "unknown_variables", "variable"]
 
 PREFIX = "NOTIFIER_"
-MIN_SECRET_CHARS = 32
 DEFAULT_PUBLIC_URL = "http://127.0.0.1:8000"
 # In the folder NOTIFIER_VAR: how to reach the instance that `notifier up` runs there.
 INSTANCE_FILE = "instance.json"
-_CORRECT = "Correct or unset it."
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """Where mail is handed over.
-
-    `smtp://` uses STARTTLS when it is offered, `smtps://` TLS from the first byte.
-    """
-
-    host: str
-    port: int
-    implicit_tls: bool = False
-    username: str | None = None
-    password: str | None = None
-
-    @classmethod
-    def parse(cls, url: str, *, setting: str) -> SmtpServer:
-        """Read `smtp[s]://[user:password@]host[:port]`; raise SettingsError naming `setting`."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
-            raise SettingsError(
-                f"{setting} is not an SMTP address.",
-                fix="Write it as smtp://host:25 or smtps://user:password@host.",
-            )
-        implicit = parts.scheme == "smtps"
-        return cls(
-            host=parts.hostname,
-            port=port or (465 if implicit else 25),
-            implicit_tls=implicit,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-        )
-
-
-def _smtp_url(value: str) -> str:
-    try:
-        SmtpServer.parse(value, setting="")
-    except SettingsError as error:
-        raise wrong("is not an SMTP address.", error.fix) from None
-    return value
-
-
-def _web_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise wrong("is not a web address.", "Write it as https://host.")
-    return value.rstrip("/")
-
-
-def _secret(value: str) -> str:
-    if len(value) < MIN_SECRET_CHARS:
-        raise wrong(
-            f"is shorter than {MIN_SECRET_CHARS} characters.",
-            "Use for example the output of: openssl rand -hex 32",
-        )
-    return value
-
-
-def _parts(value: Any) -> Any:
-    """Cut a text at its commas."""
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-
-def _network(value: str) -> str:
-    return str(ip_network(value, strict=False))
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-_Folder = Annotated[Path, AfterValidator(Path.absolute)]
-_SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
-_Number = Annotated[
-    float,
-    # Any upper bound serves: it also refuses nan and infinity.
-    Field(ge=0, lt=1e9),
-    Otherwise("is not a number of 0 or more.", _CORRECT),
-]
-_Count = Annotated[
-    int, Field(ge=1, lt=10**9), Otherwise("is not a whole number of 1 or more.", _CORRECT)
-]
-_Minutes = Annotated[
-    tuple[Annotated[float, Field(gt=0, lt=1e6)], ...],
-    NoDecode,
-    BeforeValidator(_parts),
-    Field(min_length=1),
-    Otherwise(
-        "is not a list of minutes.",
-        "Write it as 5,15,30,60,120,240 or unset it.",
-    ),
-]
-_Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(_network)], ...],
-    NoDecode,
-    BeforeValidator(_parts),
-    Otherwise(
-        "is not a list of addresses.",
-        "Write it as 10.0.0.5,192.168.7.0/24 or unset it.",
-    ),
-]
 
 
 def _setting(
@@ -174,25 +77,25 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    var: _Folder = _setting(
+    var: Folder = _setting(
         Path("var"),
         "The folder for state: logs, metrics, and the private servers' data.",
         unset="var in the current folder",
         example="/var/lib/notifier",
     )
-    templates: _Folder = _setting(
+    templates: Folder = _setting(
         Path("templates"),
         "The folder of the mails' templates, with topics.toml and sender.toml.",
         unset="templates in the current folder, else beside the program",
         example="/etc/notifier/templates",
     )
-    campaigns: _Folder = _setting(
+    campaigns: Folder = _setting(
         Path("campaigns"),
         "The folder of the campaigns' files.",
         unset="campaigns in the current folder, else beside the program",
         example="/etc/notifier/campaigns",
     )
-    sources: _Folder = _setting(
+    sources: Folder = _setting(
         Path("sources"),
         "The folder with a file for each system that reports dossier events.",
         unset="sources in the current folder, else beside the program",
@@ -212,34 +115,34 @@ class Settings(BaseSettings):
         example="redis://:password@host:6379/0",
         secret=True,
     )
-    smtp_url: _SmtpUrl | None = _setting(
+    smtp_url: SmtpUrl | None = _setting(
         None,
         "Where mail is handed over; with a password TLS is demanded.",
         unset="the mail catcher, started by notifier up",
         example="smtps://user:password@host",
         secret=True,
     )
-    sandbox_smtp_url: _SmtpUrl | None = _setting(
+    sandbox_smtp_url: SmtpUrl | None = _setting(
         None,
         "Where mail of sandbox keys goes. Without it such keys are refused.",
         unset="the mail catcher, started by notifier up",
         example="smtp://127.0.0.1:2525",
         secret=True,
     )
-    public_url: Annotated[str, AfterValidator(_web_url)] = _setting(
+    public_url: WebUrl = _setting(
         DEFAULT_PUBLIC_URL,
         "What links in mails begin with.",
         unset="the web server of notifier up",
         example="https://notices.example.test",
     )
-    secret_key: Annotated[str, AfterValidator(_secret)] | None = _setting(
+    secret_key: SecretKey | None = _setting(
         None,
         f"Signs links; {MIN_SECRET_CHARS} characters or more. Keep it, or old links die.",
         unset="made once by notifier up, in var/secret",
         example="the output of: openssl rand -hex 32",
         secret=True,
     )
-    routes_file: _Folder | None = _setting(
+    routes_file: Folder | None = _setting(
         None,
         "The routes file: limits towards providers.",
         unset="everything goes to NOTIFIER_SMTP_URL without limits",
@@ -253,7 +156,7 @@ class Settings(BaseSettings):
     hostname: str = _setting(
         "notifier.example.test", "Our name in EHLO.", example="mail.example.test"
     )
-    dkim_key_file: _Folder | None = _setting(
+    dkim_key_file: Folder | None = _setting(
         None,
         "The RSA key that mail is signed with.",
         unset="mail is not signed here",
@@ -268,25 +171,25 @@ class Settings(BaseSettings):
         unset="NOTIFIER_MAIL_DOMAIN",
         example="example.test",
     )
-    lease_seconds: _Number = _setting(
+    lease_seconds: Number = _setting(
         30.0,
         "How long a dead worker's batch rests before it is taken back.",
         unit="seconds",
         example="30",
     )
-    sweep_seconds: _Number = _setting(
+    sweep_seconds: Number = _setting(
         2.0, "How often lost wakes and dead leases are looked for.", unit="seconds", example="2"
     )
-    smtp_timeout_seconds: _Number = _setting(
+    smtp_timeout_seconds: Number = _setting(
         60.0,
         "Patience for a server's reply; five times as long after the final dot.",
         unit="seconds",
         example="60",
     )
-    connections: _Count = _setting(
+    connections: Count = _setting(
         8, "SMTP connections of one sending process.", unit="connections", example="8"
     )
-    retry_minutes: _Minutes = _setting(
+    retry_minutes: Minutes = _setting(
         (5.0, 15.0, 30.0, 60.0, 120.0, 240.0),
         "The waits between tries of a deferred message; the last one is repeated.",
         unit="minutes",
@@ -295,20 +198,18 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "auto: for eyes on a terminal, else JSON.", example="json"
     )
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
-    ] = _setting("INFO", "The least level that is logged.", example="WARNING")
-    metrics_port: Annotated[
-        int, Field(ge=0, le=65535), Otherwise("is not a port from 0 to 65535.", _CORRECT)
-    ] = _setting(0, "Each Celery worker serves /metrics there; 0: not.", example="9102")
-    trusted_proxies: _Networks = _setting(
+    log_level: LogLevel = _setting("INFO", "The least level that is logged.", example="WARNING")
+    metrics_port: Port = _setting(
+        0, "Each Celery worker serves /metrics there; 0: not.", example="9102"
+    )
+    trusted_proxies: Networks = _setting(
         (),
         "Reverse proxies whose X-Forwarded-For names the client. Without it all clients of a proxy "
         "share one limit of checks.",
         unset="none",
         example="10.0.0.5,192.168.7.0/24",
     )
-    api_per_minute: _Count = _setting(
+    api_per_minute: Count = _setting(
         120_000, "Requests and events that one key may send.", unit="a minute", example="6000"
     )
     webhooks_private: bool = _setting(
@@ -338,7 +239,7 @@ class Settings(BaseSettings):
             name = variable(problem.key) if problem.key else type(self).__name__
             raise SettingsError(
                 f"{name} {problem.words}",
-                fix=_CORRECT if problem.fix.startswith("Correct or remove") else problem.fix,
+                fix=CORRECT if problem.fix.startswith("Correct or remove") else problem.fix,
             ) from None
 
     @classmethod

@@ -23,7 +23,6 @@ MAX_LOG_BYTES = 20_000_000
 # What one line may have; a longer one is cut into several.
 MAX_LINE_BYTES = 8192
 _MAX_WAITING_LINES = 2000
-_CLOSE_SECONDS = 1.0
 # Bytes that are no text come out as they went in.
 _BYTES = "surrogateescape"
 
@@ -124,15 +123,15 @@ class Screen:
                     self._terminal.write(line + "\n")
                     self._terminal.flush()
 
-    def close(self) -> None:
-        """Show what waits, for a moment at most, and end."""
+    def close(self, *, patience: float = 1.0) -> None:
+        """Show what waits, for `patience` seconds at most, and end."""
         if self._thread is None:
             return
         try:
-            self._lines.put(None, timeout=_CLOSE_SECONDS)
+            self._lines.put(None, timeout=patience)
         except queue.Full:
             return
-        self._thread.join(_CLOSE_SECONDS)
+        self._thread.join(patience)
 
 
 class Copiers:
@@ -174,9 +173,9 @@ class Copiers:
                         "Lines are dropped until it can."
                     )
 
-    def close(self) -> None:
-        """Wait a moment for the ends of what was copied, and close the files."""
+    def close(self, *, patience: float = 1.0) -> None:
+        """Wait for the end of what is copied, `patience` seconds for each part; close the files."""
         for thread in self._threads:
-            thread.join(_CLOSE_SECONDS)
+            thread.join(patience)
         for file in self._files.values():
             file.close()
