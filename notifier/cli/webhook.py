@@ -1,4 +1,4 @@
-"""`notifier webhook …`: which systems are notified of their mail, and what they did not take."""
+"""`notifier webhook …`: which systems are notified of what, and what they did not take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from notifier.cli.former_names import hint
 from notifier.domain import keys, webhooks
 from notifier.domain.calendar import HANOI
 from notifier.domain.webhooks import WebhookError
@@ -93,7 +94,7 @@ def list_webhooks(
             value["not_taken"] = [asdict(each) for each in troubles]
         typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
         return
-    table = Table("Key", "URL", "Waiting", "Delivered", "Dead letter", "Last problem")
+    table = Table("Key", "URL", "Waiting", "Delivered", "Dead letters", "Last problem")
     for each in found:
         counts = (str(number) for number in (each.waiting, each.delivered, each.dead_letter))
         table.add_row(each.key, each.url or "switched off", *counts, each.problem or "")
@@ -140,13 +141,13 @@ def replay(
         ),
     ] = None,
     dead_letter: Annotated[
-        bool, typer.Option("--dead-letter", help="Only dead letters. This is the default.")
+        bool, typer.Option("--dead-letter", help="Only the dead letters. This is the default.")
     ] = False,
     set_aside: Annotated[bool, typer.Option("--set-aside", hidden=True)] = False,
 ) -> None:
-    """Deliver events again, under the same ids, for another three days."""
+    """Post events again, under the same ids, for another three days."""
     if set_aside:
-        typer.echo("--set-aside is now called --dead-letter.", err=True)
+        hint("webhook replay --set-aside", "webhook replay --dead-letter")
     if since is not None and (dead_letter or set_aside):
         raise WebhookError("--since and --dead-letter exclude each other.", fix="Give one of them.")
     moment = since.replace(tzinfo=HANOI) if since else None
@@ -161,14 +162,16 @@ def replay(
         if number:
             services.queues.enqueue_webhooks([key.id])
     console.print(
-        f"{number} events are delivered again." if number else "There is nothing to deliver again."
+        f"{number} events are posted again." if number else "There is nothing to post again."
     )
 
 
 @app.command()
 def remove(name: KeyName) -> None:
-    """Notify this system no more; what waits becomes dead letters."""
+    """Notify this system of nothing any more; what waits becomes a dead letter."""
     with Services() as services, services.engine.begin() as connection:
         key = keys.named(connection, name)
         was_on = webhooks.switch_off(connection, key.id, now=services.clock())
-    console.print(f"{name} is notified no more." if was_on else f"{name} had no webhook.")
+    console.print(
+        f"{name} is notified of nothing any more." if was_on else f"{name} had no webhook."
+    )

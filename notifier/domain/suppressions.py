@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import ColumnElement, bindparam, select, text, update
+from sqlalchemy import ColumnElement, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, String
 
 from notifier.domain.topics import Topic
-from notifier.errors import NotifierError
 from notifier.schema import Address, Suppression
 
 EVERY_TOPIC = "*"
@@ -57,15 +55,9 @@ def reaches_statutory(topic: str, topics: Mapping[str, Topic]) -> bool:
     return topic == EVERY_TOPIC or topics[topic].statutory
 
 
-class AddressError(NotifierError, ValueError):
-    """An e-mail address cannot be written to."""
-
-    code = "address"
-
-
-# SQL, for pairs come as two arrays in one statement. Always in the same order, so that
-# two transactions that stop the same things never wait for each other in a circle. An address that
-# is no more is left out.
+# SQL, for pairs come as two arrays in one statement. Always in the same order, so that two
+# transactions that stop the same things never wait for each other in a circle. An address that is
+# no more is left out.
 _SUPPRESS = text("""
 INSERT INTO suppression (address_id, topic, reason, source, created_at)
 SELECT DISTINCT a.id, o.topic, :reason, :source, cast(:now AS timestamptz)
@@ -121,15 +113,6 @@ def suppress(
     return bool(
         suppress_many(session, [(address_id, topic)], reason=reason, source=source, now=now)
     )
-
-
-def lock_addresses(session: Session, address_ids: list[int]) -> set[int]:
-    """Lock addresses, always in the order of their numbers, so that two changes never wait for each other; return those that exist."""
-    rows = session.scalars(
-        text("SELECT id FROM address WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
-        {"ids": address_ids},
-    )
-    return set(rows)
 
 
 def lift(
@@ -202,6 +185,15 @@ def active(session: Session, address_id: int) -> dict[str, str]:
     return active_many(session, [address_id])[address_id]
 
 
+def stopped_since(session: Session, address_id: int, reason: Reason) -> datetime | None:
+    """Return since when an address is stopped for `reason`, about any topic; None when it is not."""
+    return session.scalar(
+        select(func.min(Suppression.created_at)).where(
+            _standing(Suppression.address_id == address_id), Suppression.reason == reason.value
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One suppression that stands; several reasons of one address and topic are as many."""
@@ -248,60 +240,3 @@ def active_reasons(session: Session, topic: str) -> dict[int, str]:
         if before is None or _STRENGTH[reason] < _STRENGTH[before]:
             found[row.address_id] = reason
     return {number: reason.value for number, reason in found.items()}
-
-
-def address_id(session: Session, email: str) -> int:
-    """Return the number of an address, which is added when it is new; raise AddressError when it cannot be written to.
-
-    Upper and lower case are the same address, as every large provider has it; the first spelling is kept.
-    """
-    try:
-        checked = validate_email(
-            email.strip(), check_deliverability=False, allow_smtputf8=False, test_environment=True
-        )
-    except EmailNotValidError as error:
-        raise AddressError(f"The address is not valid: {error}", fix="Correct it.") from None
-    spelled = checked.ascii_email or checked.normalized
-    row = session.execute(
-        text("""INSERT INTO address (email) VALUES (:email)
-                ON CONFLICT (lower(email)) DO UPDATE SET email = address.email RETURNING id"""),
-        {"email": spelled},
-    )
-    return int(row.scalar_one())
-
-
-def address_ids(session: Session, emails: Iterable[str]) -> dict[str, int]:
-    """Return the numbers of addresses that were checked before, new ones added, by the spelling that was asked for."""
-    asked = set(emails)
-    if not asked:
-        return {}
-    found: dict[str, int] = dict(session.execute(_FIND, {"emails": list(asked)}).all())
-    if missing := {email.lower(): email for email in asked if email not in found}:
-        # In one order, so that two transactions with the same new addresses wait for each other once and never in a circle.
-        added = session.execute(_ADD, {"emails": [missing[key] for key in sorted(missing)]})
-        numbers = {email.lower(): number for email, number in added}
-        found |= {email: numbers[email.lower()] for email in asked if email.lower() in numbers}
-        if len(found) < len(asked):
-            # Another transaction has added some of them meanwhile; they are there now.
-            found |= dict(
-                session.execute(
-                    _FIND, {"emails": [email for email in asked if email not in found]}
-                ).all()
-            )
-    return found
-
-
-_FIND = text(
-    "SELECT o.email, a.id FROM unnest(:emails) AS o (email) JOIN address a ON lower(a.email) = lower(o.email)"
-).bindparams(bindparam("emails", type_=ARRAY(String)))
-_ADD = text(
-    "INSERT INTO address (email) SELECT unnest(:emails) ON CONFLICT (lower(email)) DO NOTHING RETURNING email, id"
-).bindparams(bindparam("emails", type_=ARRAY(String)))
-
-
-def address_of(session: Session, number: int) -> str | None:
-    """Return the address with that number, or None."""
-    email: str | None = session.scalar(
-        text("SELECT email FROM address WHERE id = :number"), {"number": number}
-    )
-    return email

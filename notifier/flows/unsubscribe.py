@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from notifier.domain import addresses, taxpayers, webhooks
 from notifier.domain import suppressions as suppression
-from notifier.domain import webhooks
 from notifier.domain.calendar import HANOI
 from notifier.domain.suppressions import Reason
+from notifier.domain.taxpayers import Taxpayer
 from notifier.domain.topics import Topic
 from notifier.errors import LinkError
 from notifier.flows import transactional as notice
@@ -138,7 +139,7 @@ def _change(
     campaign_id = notice.campaign_of(services, CONFIRMATION)
     with services.session() as session:
         session.execute(_PATIENCE)
-        if suppression.lock_addresses(session, [address_id]) != {address_id}:
+        if addresses.lock(session, [address_id]) != {address_id}:
             raise LinkError("The link is damaged.")
         now = services.clock()
         lifted = [
@@ -180,7 +181,7 @@ def _stop_many(
     for address_id, code in stopped:
         new.setdefault(address_id, set()).add(code)
     if new:
-        owners = _owners(session, list(new))
+        owners = taxpayers.owners(session, new)
         before = suppression.active_many(session, list(new))
         notices = [
             _confirmation(services, campaign_id, each, codes, before[each], owners.get(each, []))
@@ -191,31 +192,19 @@ def _stop_many(
     return new
 
 
-def _owners(session: Session, address_ids: list[int]) -> dict[int, list[tuple[str, str, str]]]:
-    rows = session.execute(
-        text("""SELECT h.address_id, t.name, t.language, t.tax_code FROM taxpayer_address h JOIN taxpayer t ON t.id = h.taxpayer_id
-                 WHERE h.address_id = ANY(:ids)"""),
-        {"ids": address_ids},
-    )
-    owners: dict[int, list[tuple[str, str, str]]] = {}
-    for address_id, name, language, tax_code in rows:
-        owners.setdefault(address_id, []).append((name, language, tax_code))
-    return owners
-
-
 def _confirmation(
     services: Services,
     campaign_id: int,
     address_id: int,
     codes: set[str],
     stopped: Mapping[str, str],
-    owners: list[tuple[str, str, str]],
+    owners: list[Taxpayer],
 ) -> notice.Notice:
-    language = owners[0][1] if owners else "vi"
+    language = owners[0].language if owners else "vi"
     # Several taxpayers may share an accountant's address; the mail must not give one of them
     # another's name.
     name, tax_code = (
-        (owners[0][0], owners[0][2]) if len(owners) == 1 else (_SOMEBODY[language], None)
+        (owners[0].name, owners[0].tax_code) if len(owners) == 1 else (_SOMEBODY[language], None)
     )
     now = services.clock()
     moment = now.astimezone(HANOI).isoformat(timespec="seconds")
@@ -282,7 +271,7 @@ class OneClicks:
             wanted.setdefault(click.address_id, set()).update(click.codes)
         with self._services.session() as session:
             session.execute(_PATIENCE)
-            known = suppression.lock_addresses(session, list(wanted))
+            known = addresses.lock(session, list(wanted))
             new = _stop_many(
                 session,
                 self._services,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.domain.suppressions import Reason
 from notifier.flows import unsubscribe as subscription
@@ -18,9 +19,7 @@ NOW = datetime(2026, 8, 3, 9, 0, tzinfo=UTC)
 
 def add(services: Services, number: int = 1) -> list[int]:
     with services.session() as session:
-        return [
-            suppression.address_id(session, f"nguoi{each}@example.test") for each in range(number)
-        ]
+        return [addresses.id_of(session, f"nguoi{each}@example.test") for each in range(number)]
 
 
 def log(services: Services) -> list[tuple[str, bool]]:

@@ -15,15 +15,13 @@ from urllib.parse import parse_qs
 import redis
 import structlog
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from notifier.errors import LinkError, SettingsError
+from notifier.domain import messages
+from notifier.errors import LinkError, NotFoundError, SettingsError
 from notifier.flows import unsubscribe as subscription
-from notifier.schema import Address, Campaign, Message
 from notifier.services import Services
-from notifier.states import MessageState
 from notifier.web.pages import PRIVATE, page
 
 log = structlog.get_logger(__name__)
@@ -31,8 +29,6 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 4096
 _CHECKS_PER_MINUTE = 20
 _ONE_CLICK = b"One-Click"
-# A server took it, whatever was reported later.
-_TAKEN = (MessageState.ACCEPTED, MessageState.BOUNCED, MessageState.COMPLAINED)
 
 Work = Callable[[Request, dict[str, list[str]], bytes], Response]
 
@@ -188,19 +184,14 @@ def _find(services: Services, code: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     with services.session() as session:
-        row = session.execute(
-            select(Message.settled_at, Message.state, Campaign.topic, Address.email)
-            .join(Campaign, Campaign.id == Message.campaign_id)
-            .join(Address, Address.id == Message.address_id)
-            .where(Message.id == message_id)
-            .where(Message.state.in_(_TAKEN) | (Message.doubts > 0))
-        ).first()
-    if row is None:
-        return None
-    name, _, domain = row.email.partition("@")
+        try:
+            found = messages.proof(session.connection(), message_id)
+        except NotFoundError:
+            return None
+    name, _, domain = found.email.partition("@")
     return {
-        "at": row.settled_at,
-        "topic": services.topics.get(row.topic),
+        "at": found.settled_at,
+        "topic": services.topics.get(found.topic),
         "to": f"{name[:1]}•••@{domain}",
-        "certain": row.state in _TAKEN,
+        "certain": found.certain,
     }

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notifier.channel import Fate
 from notifier.smtp.codes import Meaning, meaning
-from notifier.smtp.verdicts import Fate, Stage, enhanced_code, judge_reply
+from notifier.smtp.verdicts import Stage, enhanced_code, judge_reply
 
 DEAD, FULL, BUSY = Meaning.DEAD_ADDRESS, Meaning.MAILBOX_FULL, Meaning.MAILBOX_BUSY
 BLOCKED, CONTENT, OTHER = Meaning.SENDER_BLOCKED, Meaning.CONTENT, Meaning.OTHER

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier.smtp.verdicts import MAX_DETAIL_CHARS, Fate, Stage, judge_failure, judge_reply
+from notifier.channel import Fate
+from notifier.smtp.verdicts import MAX_DETAIL_CHARS, Stage, judge_failure, judge_reply
 
 
 @pytest.mark.parametrize(
