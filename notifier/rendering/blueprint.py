@@ -15,10 +15,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from jinja2 import DictLoader
+from jinja2.environment import Template as CompiledTemplate
+
 from notifier.errors import RenderError, TemplateError
-from notifier.rendering import mime, sandbox
-from notifier.rendering.catalogue import LINE_KEY, PARTS, Template, TopicInfo
+from notifier.rendering import mime, sandbox, styles
+from notifier.rendering.assembly import assemble
+from notifier.rendering.fields import LINE_KEY
 from notifier.rendering.formats import LOCAL_ZONE
+from notifier.rendering.frozen import PARTS, Template, TopicInfo
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{1,500}")
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -138,18 +143,20 @@ class Blueprint:
             "public_url": sender.public_url,
             "verify_url": f"{sender.public_url}/kiem-tra",
         }
-        environment = sandbox.Sandbox(language, constants)
-        self._parts = {
-            part: environment.compile_part(
-                template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}"
-            )
-            for part in PARTS
-        }
+        environment = sandbox.Sandbox(language, constants, DictLoader(template.texts))
+        self._parts = {part: self._compiled(environment, f"{language}/{part}") for part in PARTS}
         self._empty: dict[str, Any] = {each.name: None for each in template.fields}
         self._empty_line: dict[str, Any] = {each.name: None for each in template.lines}
         self._unsubscribe_url = f"{sender.public_url}/u/"
         self._last_date = (datetime.min.replace(tzinfo=LOCAL_ZONE), b"")
         self._frame(sender, topic, bulk, feedback_id, mail_domain)
+
+    def _compiled(self, environment: sandbox.Sandbox, path: str) -> CompiledTemplate:
+        name = f"{self.template.name}/{path}"
+        tree = assemble(environment, path, f"{self.template.name}/")
+        if (styled := self.template.styled.get(path)) is not None:
+            styles.replace(tree, styled, name)
+        return environment.compile_part(tree, name)
 
     def _frame(
         self, sender: Sender, topic: TopicInfo, bulk: bool, feedback_id: str, mail_domain: str
@@ -275,7 +282,7 @@ class Blueprint:
             raise self._failure(part, error) from None
 
     def _failure(self, part: str, error: Exception) -> RenderError:
-        source = self.template.sources.get(f"{self.language}/{part}", "")
+        source = "\n".join(self.template.texts.values())
         return RenderError(
             f"The template '{self.template.name}' ({self.language}, {part}) failed: {sandbox.what_failed(error, source)}",
             fix=error.fix if isinstance(error, RenderError) else "",

@@ -5,6 +5,7 @@ method of any object, so `format` and its relatives are out of reach. What can s
 
 * loops and macros check the clock and the size of the output at every turn (`_Guards` plants the check in the syntax tree);
 * `*`, `+`, `~` and the remaining filters refuse results that are larger than a mail may be;
+* lists are weighed with all that is in them, and have no text: they are never printed or joined whole;
 * strings are joined by a `concat` that knows the same limit, which covers `{% set %}` blocks and macros.
 """
 
@@ -12,19 +13,31 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Any, cast
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, nodes, pass_context
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    StrictUndefined,
+    TemplateSyntaxError,
+    nodes,
+    pass_context,
+    pass_environment,
+)
 from jinja2 import filters as standard
 from jinja2.environment import Template as CompiledTemplate
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context, LoopContext, Macro, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from notifier.errors import RenderError, TemplateError
 from notifier.rendering import formats
-from notifier.rendering.pieces import BUDGET, PieceEnvironment
+from notifier.rendering.assembly import too_deep
+from notifier.rendering.pieces import BUDGET, PieceEnvironment, shown
 
 MAX_OUTPUT_BYTES = 256 * 1024
 MAX_RENDER_SECONDS = 1.0
@@ -35,38 +48,36 @@ MAX_RANGE = 1000
 MAX_INTEGER_BITS = 256
 _COUNTED_AT_ONCE = 200
 
+# Lists inside lists double with every line of a template; nothing that is shown needs as many.
+MAX_ITEMS = 10_000
+# Each bracket costs the parser a dozen calls of its own stack.
+MAX_BRACKETS = 16
+
 _CHECK = "(check)"
 _CONCAT = "(concat)"
+_WEIGH = "(weigh)"
 
 # A filter is here when its result cannot be larger than what went in, or when it is wrapped below.
 _KEPT_FILTERS = (
     "abs",
-    "capitalize",
     "count",
     "d",
     "default",
-    "e",
-    "escape",
     "first",
     "int",
     "last",
     "length",
     "list",
-    "lower",
     "map",
     "reject",
     "rejectattr",
     "select",
     "selectattr",
-    "trim",
-    "truncate",
-    "upper",
 )
+# These make a text of what they get.
+_TEXT_FILTERS = ("capitalize", "e", "escape", "lower", "trim", "upper")
 
 _FORBIDDEN = (
-    nodes.Extends,
-    nodes.Block,
-    nodes.Include,
     nodes.Import,
     nodes.FromImport,
     nodes.ScopedEvalContextModifier,
@@ -133,7 +144,27 @@ def _check(context: Context, value: object) -> object:
     return value
 
 
+def _weigh(value: Iterable[object]) -> object:
+    """Return a list, tuple or dictionary that a template writes; refuse what would hold too much.
+
+    Comparing, hashing or showing it visits every place that an inner list stands at.
+    """
+    weight = 0
+    below: list[object] = [value]
+    while below:
+        inner = below.pop()
+        if isinstance(inner, dict):
+            inner = (*inner.keys(), *inner.values())
+        if isinstance(inner, (list, tuple)):
+            weight += len(inner)
+            if weight > MAX_ITEMS:
+                raise RenderError(f"A list in the template holds more than {MAX_ITEMS} values.")
+            below += inner
+    return value
+
+
 def _concat(values: Sequence[object]) -> str:
+    values = [shown(value) for value in values]
     _bounded(sum(len(value) for value in values if isinstance(value, str)))
     return (
         markup_join(values)
@@ -157,6 +188,41 @@ def _sum(values: Iterable[Any], attribute: str) -> int:
             raise RenderError("The filter sum expects whole numbers.")
         total += amount
     return total
+
+
+def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter of texts that refuses a list, whose text could be endless."""
+
+    @wraps(function)
+    def filtered(value: object, *args: Any, **kwargs: Any) -> Any:
+        return function(shown(value), *args, **kwargs)
+
+    return filtered
+
+
+@pass_environment
+def _truncate(environment: Environment, value: object, *args: Any, **kwargs: Any) -> Any:
+    return standard.do_truncate(environment, cast("str", shown(value)), *args, **kwargs)
+
+
+class _Brackets(Extension):
+    """Refuses brackets that stand deeper in each other than the parser can go wherever it is called."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        """Pass the tokens on."""
+        depth = 0
+        for token in stream:
+            if token.type in {"lparen", "lbracket", "lbrace"}:
+                depth += 1
+            elif token.type in {"rparen", "rbracket", "rbrace"}:
+                depth -= 1
+            if depth > MAX_BRACKETS:
+                raise TemplateSyntaxError(
+                    f"more than {MAX_BRACKETS} brackets stand inside each other: it is nested too "
+                    "deeply",
+                    token.lineno,
+                )
+            yield token
 
 
 class _Guards(NodeTransformer):
@@ -183,13 +249,22 @@ class _Guards(NodeTransformer):
 
     visit_For = visit_Macro = visit_CallBlock = _check_first  # noqa: N815 - names that the visitor looks up
 
+    def _weighed(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node, nodes.Tuple) and node.ctx != "load":
+            return node
+        return nodes.Filter(node, _WEIGH, [], [], None, None, lineno=node.lineno)
+
+    visit_List = visit_Tuple = visit_Dict = _weighed  # noqa: N815 - names that the visitor looks up
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
         self.generic_visit(node)
         return nodes.Filter(nodes.List(node.nodes), _CONCAT, [], [], None, None, lineno=node.lineno)
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
-        if node.name == "self":
-            raise TemplateSyntaxError("'self' cannot be used here", node.lineno)
+        # What a macro was called with could hold itself twice, again and again.
+        if node.name in {"self", "varargs", "kwargs"}:
+            raise TemplateSyntaxError(f"'{node.name}' cannot be used here", node.lineno)
         value = self.constants.get(node.name)
         if value is None:
             return node
@@ -214,17 +289,25 @@ class _Guards(NodeTransformer):
 
 
 class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
-    """Compiles and runs the texts of one template in one language; HTML (names ending in .html) is escaped.
+    """Compiles and runs the texts of one template in one language; HTML (`….html`) is escaped.
 
-    `constants` are values that are the same for every recipient: they become part of the compiled text, so that a fill neither looks
-    them up nor encodes them again.
+    `constants` are values that are the same for every recipient: they become part of the compiled text,
+    so that a fill neither looks them up nor encodes them again. Texts come from `loader`; `{language}`
+    in the path of one stands for the language.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, language: str, constants: Mapping[str, str | Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        language: str,
+        constants: Mapping[str, str | Mapping[str, str]],
+        loader: BaseLoader | None = None,
+    ) -> None:
         """Prepare the filters of `language`."""
         super().__init__(
+            loader=loader,
+            extensions=[_Brackets],
             autoescape=lambda name: bool(name and name.endswith(".html")),
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -232,21 +315,29 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
             keep_trailing_newline=True,
             cache_size=0,
         )
+        self.language = language
         self.constants = constants
         self.globals = {}
-        kept = {name: standard.FILTERS[name] for name in _KEPT_FILTERS}
+        of_texts = {name: _of_text(standard.FILTERS[name]) for name in _TEXT_FILTERS}
         self.filters = {
-            **kept,
+            **{name: standard.FILTERS[name] for name in _KEPT_FILTERS},
+            **of_texts,
             **formats.filters(language),
             "join": _join,
             "sum": _sum,
+            "truncate": _truncate,
             _CHECK: _check,
             _CONCAT: _concat,
+            _WEIGH: _weigh,
         }
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         return cast("nodes.Template", _Guards(self.constants).visit(tree))
+
+    def join_path(self, template: str, parent: str) -> str:  # noqa: ARG002 - Jinja's protocol
+        """Return the path of a text that another one names: from the folder, in the language."""
+        return template.replace("{language}", self.language)
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Join what a macro or a `{% set %}` block has collected, within the limit for a text."""
@@ -286,15 +377,15 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
             return left + right
         raise RenderError(f"The operator {operator} works on whole numbers only.")
 
-    def compile_part(self, source: str, name: str) -> CompiledTemplate:
-        """Compile one part; raise TemplateError naming `name` and the line."""
+    def compile_part(self, tree: nodes.Template, name: str) -> CompiledTemplate:
+        """Compile the tree of one part; raise TemplateError naming `name` and the line."""
         try:
-            part = CompiledTemplate.from_code(self, self.compile(source, name, name), {})
+            part = CompiledTemplate.from_code(self, self.compile(tree, name, name), {})
         except TemplateSyntaxError as error:
             raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
-            # Hundreds of brackets or twenty loops inside each other are beyond the compiler, and beyond any mail.
-            raise TemplateError(f"{name} is nested too deeply to compile.") from error
+            # Twenty loops inside each other are beyond the compiler, and beyond any mail.
+            raise too_deep(name) from error
         part.root_render_func.__globals__.update(self.names_in_generated_code())
         return part
 

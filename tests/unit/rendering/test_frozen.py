@@ -11,6 +11,7 @@ import json
 import lzma
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def test_the_same_files_give_the_same_bytes_as_an_earlier_version(
     template = load_template(templates, name)
     if template.files != KNOWN[name]["template"]["files"]:
         pytest.skip("Its texts were edited since.")
+    # The boundary between the parts comes from the version, which counts more than the texts.
+    template = replace(template, version=KNOWN[name]["template"]["version"])
     assert digests(template, make_blueprint, make_letter) == KNOWN[name]["mails"]
 
 
