@@ -176,7 +176,7 @@ def doctor() -> None:
         "smtp": lambda: _check_smtp(settings),
         "routes": lambda: services.routes,
         "secret": settings.require_secret,
-        "templates": lambda: services.catalogue,
+        "templates": lambda: services.catalogue.require_all(),
         "topics": lambda: services.topics,
         "sources": lambda: services.sources,
         "sender": lambda: services.sender,

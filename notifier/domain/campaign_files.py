@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from notifier.domain.calendar import HANOI, Window
 from notifier.errors import CampaignError, SettingsError
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.rendering.fields import as_json, problem_of
 
 DEFAULT_EXPIRY = timedelta(days=5)
 _KEYS = {
@@ -118,10 +119,7 @@ def read_definition(
         in_doubt=policy,
         sender=check_sender(values.get("sender", {}), shown),
         window=Window.from_json(values["window"], where="window") if "window" in values else None,
-        data={
-            key: value.isoformat() if isinstance(value, date) else value
-            for key, value in values.get("data", {}).items()
-        },
+        data={key: as_json(value) for key, value in values.get("data", {}).items()},
         text=text,
     )
 
@@ -167,8 +165,12 @@ def load_sender(path: Path, public_url: str) -> Sender:
 
 
 def check_data(definition: Definition, template: Template) -> dict[str, Any]:
-    """Return the [data] of a campaign, checked against the template's fields; raise CampaignError naming the key at fault."""
+    """Return the [data] of a campaign as JSON values that fit the template's fields.
+
+    Moments without an offset are Hanoi's. Raise CampaignError naming the key at fault.
+    """
     known = {each.name: each for each in template.fields if each.scope == "campaign"}
+    found = {}
     for key, value in definition.data.items():
         if key not in known:
             allowed = ", ".join(sorted(known)) or "none"
@@ -176,21 +178,7 @@ def check_data(definition: Definition, template: Template) -> dict[str, Any]:
                 f"[data] {key} is no campaign-wide field of {template.name}.",
                 fix=f"Known are: {allowed}.",
             )
-        expected = known[key].type
-        if expected in {"money", "integer"}:
-            good = type(value) is int
-        elif expected == "date":
-            good = isinstance(value, str) and _is_date(value)
-        else:
-            good = isinstance(value, str)
-        if not good:
-            raise CampaignError(f"[data] {key} is not of type {expected}.", fix="Correct it.")
-    return dict(definition.data)
-
-
-def _is_date(value: str) -> bool:
-    try:
-        date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+        found[key] = as_json(value)
+        if (problem := problem_of(known[key], found[key])) is not None:
+            raise CampaignError(f"[data] {key} is not of type {known[key].type}.", fix=problem.en)
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from notifier.errors import SettingsError
-from notifier.rendering.catalogue import Template
+from notifier.rendering.catalogue import Catalogue
 
 TOPIC = "dossier-status"
 APOLOGY = "dossier-new-date"
@@ -48,7 +48,7 @@ class Source:
     statuses: Mapping[str, Status]
 
 
-def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, Source]:
+def load_sources(folder: Path, catalogue: Catalogue) -> dict[str, Source]:
     """Read every source's file; raise SettingsError that names the file and key at fault."""
     found = {}
     for path in sorted(folder.glob("*.toml")):
@@ -57,7 +57,7 @@ def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, S
     return found
 
 
-def _source(path: Path, catalogue: Mapping[str, Template]) -> Source:
+def _source(path: Path, catalogue: Catalogue) -> Source:
     shown = f"{path.parent.name}/{path.name}"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -101,7 +101,7 @@ def _source(path: Path, catalogue: Mapping[str, Template]) -> Source:
     )
 
 
-def _status(shown: str, code: str, table: Any, catalogue: Mapping[str, Template]) -> Status:
+def _status(shown: str, code: str, table: Any, catalogue: Catalogue) -> Status:
     place = f"statuses.{code}"
     if not isinstance(table, dict):
         raise SettingsError(
@@ -124,7 +124,10 @@ def _status(shown: str, code: str, table: Any, catalogue: Mapping[str, Template]
     return Status(code, name, notice, table.get("closes", False), table.get("waits", False))
 
 
-def _template(shown: str, place: str, name: object, catalogue: Mapping[str, Template]) -> None:
+def _template(shown: str, place: str, name: object, catalogue: Catalogue) -> None:
+    if name in catalogue.broken:
+        # It costs itself alone: who needs it learns why, and the other statuses have their notices.
+        return
     template = catalogue.get(name) if isinstance(name, str) else None
     if template is None:
         raise SettingsError(

@@ -17,7 +17,6 @@ from notifier.errors import TemplateError
 
 MAX_INCLUDE_DEPTH = 8
 MAX_READ_CHARS = 256 * 1024
-MAX_DEPTH = 60
 
 
 def assemble(environment: Environment, path: str, shown: str = "") -> nodes.Template:
@@ -27,17 +26,25 @@ def assemble(environment: Environment, path: str, shown: str = "") -> nodes.Temp
     """
     assembly = _Assembly(environment, shown)
     try:
-        tree = nodes.Template(assembly.file(path, {}, 0), lineno=1)
+        body = assembly.file(path, {}, 0)
     except RecursionError:
         raise too_deep(shown + path) from None
-    _merge(tree)
-    tree.set_environment(environment)
+    tree = nodes.Template(body, lineno=1, environment=environment)
+    _merge(tree, environment)
     return tree
 
 
 def texts(tree: nodes.Template) -> list[nodes.TemplateData]:
     """Return what stands between the tags, in its order; no two of them stand side by side."""
-    return list(tree.find_all(nodes.TemplateData))
+    found: list[nodes.TemplateData] = []
+    below: list[nodes.Node] = [tree]
+    while below:
+        node = below.pop()
+        if isinstance(node, nodes.TemplateData):
+            found.append(node)
+        elif not isinstance(node, nodes.Expr):
+            below += reversed(list(node.iter_child_nodes()))
+    return found
 
 
 def too_deep(shown: str) -> TemplateError:
@@ -52,29 +59,22 @@ def _blank(node: nodes.Node) -> bool:
     )
 
 
-def _depth(tree: nodes.Node) -> int:
-    """Return how deep the tree is, without going down itself."""
-    deepest = 0
-    below = [(tree, 1)]
-    while below:
-        node, depth = below.pop()
-        deepest = max(deepest, depth)
-        below += [(child, depth + 1) for child in node.iter_child_nodes()]
-    return deepest
-
-
-def _merge(tree: nodes.Node) -> None:
+def _merge(tree: nodes.Node, environment: Environment) -> None:
     """Make one text of those that stand side by side where a tag was that is resolved, or a comment."""
     below = [tree]
     while below:
         node = below.pop()
         for name, value in node.iter_fields():
             if isinstance(value, list) and any(isinstance(each, nodes.Output) for each in value):
-                setattr(node, name, list(_merged(value)))
-        below += node.iter_child_nodes()
+                setattr(node, name, list(_merged(value, environment)))
+        below += [
+            child
+            for child in node.iter_child_nodes()
+            if not isinstance(child, (nodes.Expr, nodes.Output))
+        ]
 
 
-def _merged(body: list[nodes.Node]) -> Iterator[nodes.Node]:
+def _merged(body: list[nodes.Node], environment: Environment) -> Iterator[nodes.Node]:
     for is_output, run in groupby(body, lambda node: isinstance(node, nodes.Output)):
         if not is_output:
             yield from run
@@ -85,10 +85,11 @@ def _merged(body: list[nodes.Node]) -> Iterator[nodes.Node]:
         for is_text, each in groupby(inside, lambda node: isinstance(node, nodes.TemplateData)):
             found = list(each)
             if is_text:
+                line = found[0].lineno
                 data = "".join(text.data for text in found if isinstance(text, nodes.TemplateData))
-                found = [nodes.TemplateData(data, lineno=found[0].lineno)]
+                found = [nodes.TemplateData(data, lineno=line, environment=environment)]
             parts += found
-        yield nodes.Output(parts, lineno=outputs[0].lineno)
+        yield nodes.Output(parts, lineno=outputs[0].lineno, environment=environment)
 
 
 class _Assembly:
@@ -114,8 +115,9 @@ class _Assembly:
         if body and isinstance(parent := body[at], nodes.Extends):
             own = self._own_blocks(path, body[at + 1 :])
             return self.file(self.joined(path, parent), {**own, **blocks}, depth + 1)
-        resolved = _Resolver(self, path, blocks, depth).visit(nodes.Template(body, lineno=1))
-        return list(resolved.body)
+        whole = nodes.Template(body, lineno=1)
+        _Resolver(self, path, blocks, depth).visit(whole)
+        return whole.body
 
     def _parse(self, path: str) -> nodes.Template:
         loader, shown = self._environment.loader, self.shown(path)
@@ -131,15 +133,12 @@ class _Assembly:
                 f"{shown}: the files it takes together are larger than {MAX_READ_CHARS // 1024} kB."
             )
         try:
-            tree = self._environment.parse(text, path, shown)
+            return self._environment.parse(text, path, shown)
         except TemplateSyntaxError as error:
             raise self.wrong(path, error.lineno, str(error.message).removesuffix(".")) from None
         except (RecursionError, ValueError):
             # Hundreds of brackets inside each other, a number of thousands of digits.
             raise too_deep(shown) from None
-        if _depth(tree) > MAX_DEPTH:
-            raise too_deep(shown)
-        return tree
 
     def _own_blocks(self, path: str, body: list[nodes.Node]) -> dict[str, nodes.Block]:
         """Return the blocks of a file that extends another; what stands between them would be lost."""
@@ -188,7 +187,9 @@ class _Resolver(NodeTransformer):
                 self._path, node.lineno, f"the block '{node.name}' has to be given"
             )
         chosen = self._blocks.get(node.name, node)
-        return list(self.generic_visit(nodes.Template(chosen.body, lineno=node.lineno)).body)
+        whole = nodes.Template(chosen.body, lineno=node.lineno)
+        self.generic_visit(whole)
+        return whole.body
 
     def visit_Include(self, node: nodes.Include) -> list[nodes.Node]:  # noqa: N802 - likewise
         if node.ignore_missing or not node.with_context:

@@ -28,7 +28,7 @@ from notifier.rendering.fields import (
     FIELD_TYPES,
     LANGUAGES,
     LINE_KEY,
-    MAX_NUMBER,
+    MAX_MONEY,
     Field,
     Problem,
     problems_in,
@@ -86,7 +86,7 @@ class _FieldTable(_Strict):
     required: bool = False
     max_length: Annotated[int, Limits(ge=1, le=MAX_TEXT_LENGTH)] = DEFAULT_MAX_LENGTH
     scope: Literal["recipient", "campaign"] = "recipient"
-    minimum: Annotated[int, Limits(ge=-MAX_NUMBER, le=MAX_NUMBER)] | None = None
+    minimum: Annotated[int, Limits(ge=-MAX_MONEY, le=MAX_MONEY)] | None = None
 
     @field_validator("label")
     @classmethod
@@ -181,7 +181,7 @@ _WORDS = {
     "synonyms": "must be a list of texts",
     "required": "must be true or false",
     "max_length": f"must be a number from 1 to {MAX_TEXT_LENGTH}",
-    "minimum": "must be a whole number of at most 15 digits",
+    "minimum": "must be a whole number of at most 16 digits",
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from notifier.rendering.formats import LOCAL_ZONE
+from notifier.rendering.formats import LOCAL_ZONE, MAX_AMOUNT
 
 LANGUAGES = ("vi", "en")
 FIELD_TYPES = ("text", "money", "integer", "date", "datetime")
@@ -21,7 +21,9 @@ LINE_KEY = "lines"
 DEFAULT_MAX_LENGTH = 500
 
 # Beyond every budget, and still a number that JSON's readers agree on.
-MAX_NUMBER = 10**15
+MAX_MONEY = 10**15
+# What a template can write out.
+MAX_INTEGER = MAX_AMOUNT - 1
 EARLIEST, LATEST = date(1900, 1, 1), date(2200, 1, 1)
 
 
@@ -113,9 +115,9 @@ def _money(field: Field, value: Any) -> Problem | None:
     if value.__class__ is not int:
         return _TYPE["money"]
     least = 0 if field.minimum is None else field.minimum
-    if least <= value <= MAX_NUMBER:
+    if least <= value <= MAX_MONEY:
         return None
-    if value > MAX_NUMBER or value < -MAX_NUMBER:
+    if abs(value) > MAX_MONEY:
         return _TOO_MUCH
     return _NEGATIVE if value < 0 <= least else _too_small("money-range", least)
 
@@ -123,7 +125,7 @@ def _money(field: Field, value: Any) -> Problem | None:
 def _integer(field: Field, value: Any) -> Problem | None:
     if value.__class__ is not int:
         return _TYPE["integer"]
-    if not -MAX_NUMBER <= value <= MAX_NUMBER:
+    if abs(value) > MAX_INTEGER:
         return _TOO_LARGE
     if field.minimum is not None and value < field.minimum:
         return _too_small("integer-range", field.minimum)

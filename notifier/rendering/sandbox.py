@@ -50,6 +50,8 @@ _COUNTED_AT_ONCE = 200
 
 # Lists inside lists double with every line of a template; nothing that is shown needs as many.
 MAX_ITEMS = 10_000
+# How deep the tree of a file may be: tags inside tags, and what stands in them.
+MAX_DEPTH = 60
 # Each bracket costs the parser a dozen calls of its own stack.
 MAX_BRACKETS = 16
 
@@ -217,11 +219,8 @@ class _Brackets(Extension):
             elif token.type in {"rparen", "rbracket", "rbrace"}:
                 depth -= 1
             if depth > MAX_BRACKETS:
-                raise TemplateSyntaxError(
-                    f"more than {MAX_BRACKETS} brackets stand inside each other: it is nested too "
-                    "deeply",
-                    token.lineno,
-                )
+                # What the parser would say at a depth that depends on who called it.
+                raise RecursionError
             yield token
 
 
@@ -230,6 +229,16 @@ class _Guards(NodeTransformer):
 
     def __init__(self, constants: Mapping[str, str | Mapping[str, str]]) -> None:
         self.constants = constants
+        self.depth = 0
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            # What the compiler would say at a depth that depends on who called it.
+            raise RecursionError
+        found = super().visit(node, *args, **kwargs)
+        self.depth -= 1
+        return found
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if isinstance(node, _FORBIDDEN):

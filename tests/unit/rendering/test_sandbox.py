@@ -14,6 +14,8 @@ from tests.unit.rendering.conftest import MakeBlueprint, MakeLetter
 # Generous against a busy machine; what is tested ends by the limit of half a second and not by this.
 PATIENCE_SECONDS = 5
 
+DOUBLED = "{% set a = [note] %}" + "{% set a = [a, a] %}" * 40
+
 ATTACKS = {
     "string times number": ("{{ 'a' * 1000000000 }}", r"operator \*"),
     "list times number": ("{{ [1] * 1000000000 }}", r"operator \*"),
@@ -66,6 +68,35 @@ ATTACKS = {
     "text that doubles by join": (
         "{% set a = 'xxxxxxxxxxxxxxxx' %}" + "{% set a = [a, a]|join(a) %}" * 40 + "{{ a }}",
         r"longer than 32768",
+    ),
+    "lists inside lists": (DOUBLED + "{{ a }}", r"holds more than 10000 values"),
+    "lists inside lists compared": (
+        DOUBLED + "{% set b = [note] %}" + "{% set b = [b, b] %}" * 40 + "{{ a == b }}",
+        r"holds more than 10000 values",
+    ),
+    "tuples inside tuples as a key": (
+        "{% set a = (1, 1) %}" + "{% set a = (a, a) %}" * 40 + "{{ {a: 1} }}",
+        r"holds more than 10000 values",
+    ),
+    "dictionaries inside dictionaries": (
+        "{% set a = {'x': 1} %}" + "{% set a = {'x': a, 'y': a} %}" * 40 + "{{ a }}",
+        r"holds more than 10000 values",
+    ),
+    "a list as text": ("{{ [note, note] }}", r"without a text is printed"),
+    "a list in capitals": ("{{ [note]|upper }}", r"without a text is printed"),
+    "a list cut": ("{{ [note]|truncate(3) }}", r"without a text is printed"),
+    "a list joined whole": ("{{ [[note]]|join }}", r"without a text is printed"),
+    "a list beside a text": ("{{ 'x' ~ [note] }}", r"without a text is printed"),
+    "a list escaped": ("{{ [note]|e }}", r"without a text is printed"),
+    "a list in a macro": (
+        "{% macro m(x) %}{{ x }}{% endmacro %}{{ m([note]) }}",
+        r"without a text is printed",
+    ),
+    "a list in a set": ("{% set x %}{{ [note] }}{% endset %}{{ x }}", r"without a text is printed"),
+    "a line as text": ("{{ lines[0] }}", r"without a text is printed"),
+    "the loop as text": (
+        "{% for line in lines %}{{ loop }}{% endfor %}",
+        r"without a text is printed",
     ),
     "class of a value": ("{{ note.__class__.__mro__ }}", r"may not do"),
     "class by item": ("{{ note['__class__'] }}", r"may not do"),
@@ -127,6 +158,8 @@ def test_an_attack_ends_in_an_error_within_the_limits(
     "text",
     [
         "{{ self }}",
+        "{% macro m() %}{{ m(varargs, varargs) }}{% endmacro %}{{ m(1) }}",
+        "{% macro m() %}{{ m(x=kwargs, y=kwargs) }}{% endmacro %}{{ m(x=1) }}",
         "{{ note|format }}",
         "{{ note|center(9) }}",
         "{{ note|attr('x') }}",
