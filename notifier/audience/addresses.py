@@ -13,7 +13,8 @@ from notifier.audience.cells import CellError, as_text
 
 _SEPARATORS = re.compile(r"[\s;,/|]+")
 _USUAL = re.compile(
-    r"[A-Za-z0-9](?:[A-Za-z0-9_+-]|\.(?=[A-Za-z0-9_+-])){0,63}@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24})"
+    r"[A-Za-z0-9](?:[A-Za-z0-9_+-]|\.(?=[A-Za-z0-9_+-])){0,63}"
+    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24})"
 )
 _TYPOS = {
     "gmail.con": "gmail.com",
@@ -57,7 +58,10 @@ _WRONG_ENDS = {".con": ".com", ".cmo": ".com", ".ocm": ".com", ".comm": ".com", 
 
 
 def address(value: str) -> str:
-    """Return one address, its domain in small letters and ASCII; raise CellError, with a hint for a well-known slip."""
+    """Return one address, its domain in small letters and ASCII.
+
+    Raise CellError, with a hint for a well-known slip.
+    """
     match = _USUAL.fullmatch(value)
     if match is None or len(value) > _MAX_ADDRESS_CHARS:
         try:
@@ -101,7 +105,11 @@ def _is_plain(value: str) -> bool:
 
 
 def _parts(found: str) -> Iterator[str]:
-    """Yield what may be an address. In "Công ty A <a@example.test>" it stands between the brackets, and the words before them are a name."""
+    """Yield what may be an address.
+
+    In "Công ty A <a@example.test>" it stands between the brackets, and the words before them are a
+    name.
+    """
     bracketed = "<" in found
     for match in _BRACKETED.finditer(found):
         inside, outside = match.groups()
@@ -112,7 +120,10 @@ def _parts(found: str) -> Iterator[str]:
 
 
 def addresses(value: Any) -> tuple[list[str], list[tuple[str, CellError]]]:
-    """Return a cell's good addresses, each once, and the bad ones with their errors; raise CellError when there is none at all."""
+    """Return a cell's good addresses, each once, and the bad ones with their errors.
+
+    Raise CellError when there is none at all.
+    """
     found = as_text(value)
     if not found:
         raise CellError(

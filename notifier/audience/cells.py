@@ -19,7 +19,8 @@ class CellError(Exception):
         self.en = en
 
 
-# Characters that have no width or turn the direction of a line: they come along when a cell is copied, and hide what a text says.
+# Characters that have no width or turn the direction of a line: they come along when a cell is
+# copied, and hide what a text says.
 _INVISIBLE = re.compile(
     "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]"
 )
@@ -30,7 +31,8 @@ def as_text(value: Any) -> str:
     """Return a cell as one line of NFC text; a whole number without its decimal point."""
     if value.__class__ is str:
         if value.isprintable():
-            # The usual case by the short way: nothing invisible, no control characters, no odd spaces.
+            # The usual case by the short way: nothing invisible, no control characters, no odd
+            # spaces.
             value = value.strip()
             if not value.isascii() and not unicodedata.is_normalized("NFC", value):
                 value = unicodedata.normalize("NFC", value)
@@ -48,7 +50,10 @@ def as_text(value: Any) -> str:
 
 
 def masked(value: str) -> str:
-    """Return a value with every run of 12 digits, which may be a personal number, shown as `0010******45`; however it is spaced."""
+    """Return a value with every run of 12 digits shown as `0010******45`, however it is spaced.
+
+    It may be a personal number.
+    """
     return _TWELVE.sub(lambda found: _hidden(found[0]), value)
 
 

@@ -1,7 +1,10 @@
-"""Cells as values: tax codes repaired and checked, money, dates. A cell that cannot be used says why.
+"""Cells as values: tax codes repaired and checked, money, dates.
+
+A cell that cannot be used says why.
 
 Nothing is guessed that could send a notice to somebody else or change an amount. A parser reads a
-notation; whether what it has read fits the field is decided where it is for all doors, in `rendering`.
+notation; whether what it has read fits the field is decided where it is for all doors, in
+`rendering`.
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ _DASHES = re.compile(r"[\u2010-\u2015\u2212]")
 def check_digit_holds(digits: str) -> bool:
     """Say whether the tenth digit fits the nine before it (weights 31, 29, …, 3; modulo 11).
 
-    It is the verdict of `stdnum.vn.mst`, which the tests hold it to, in a quarter of that one's time:
-    with stdnum the loading of a list would take a tenth longer.
+    It is the verdict of `stdnum.vn.mst`, which the tests hold it to, in a quarter of that one's
+    time: with stdnum the loading of a list would take a tenth longer.
     """
     a, b, c, d, e, f, g, h, i, last = map(int, digits)
     total = 31 * a + 29 * b + 23 * c + 19 * d + 17 * e + 13 * f + 7 * g + 5 * h + 3 * i
@@ -60,9 +63,10 @@ def check_digit_holds(digits: str) -> bool:
 def tax_code(value: Any) -> str:
     """Return a tax code as 10 digits, 10-3 digits or 12 digits; raise CellError.
 
-    Spreadsheets drop the leading zero of the city's codes: it is given back if the check digit then holds. A 12-digit personal number has
-    no check digit (domain facts, part A), so twelve digits are never rewritten: the notice could reach somebody else. A dependent unit's
-    code without its zero is known by its dash.
+    Spreadsheets drop the leading zero of the city's codes: it is given back if the check digit then
+    holds. A 12-digit personal number has no check digit (domain facts, part A), so twelve digits
+    are never rewritten: the notice could reach somebody else. A dependent unit's code without its
+    zero is known by its dash.
     """
     found = as_text(value)
     if not found:
@@ -74,7 +78,8 @@ def tax_code(value: Any) -> str:
     if not found.isascii():
         found = _DASHES.sub("-", unicodedata.normalize("NFKC", found))
     if not found.isdecimal():
-        # Programs write a number that was taken for an amount as 101234567.0; without its point it would be another code.
+        # Programs write a number that was taken for an amount as 101234567.0; without its point it
+        # would be another code.
         decimal = _DECIMAL_ZERO.fullmatch(found)
         found = decimal[1] if decimal else _SEPARATORS_OF_CODES.sub("", found)
     if (lost := _LOST_ZERO.fullmatch(found)) and check_digit_holds("0" + lost[1]):
@@ -85,14 +90,17 @@ def tax_code(value: Any) -> str:
     if match is None or match[2] == "000":
         raise CellError(
             "tax-code-form",
-            "Mã số thuế phải có 10 chữ số, 10 và 3 chữ số (ví dụ 0100109106-001) hoặc 12 chữ số. Hãy sửa lại.",
+            "Mã số thuế phải có 10 chữ số, 10 và 3 chữ số (ví dụ 0100109106-001) hoặc 12 chữ số. "
+            "Hãy sửa lại.",
             "A tax code has 10 digits, 10 and 3 digits (0100109106-001), or 12 digits. Correct it.",
         )
     if not check_digit_holds(match[1]):
         raise CellError(
             "tax-code-check",
-            "Chữ số kiểm tra của mã số thuế không đúng. Hãy đối chiếu lại mã; số định danh cá nhân phải đủ 12 chữ số, kể cả số 0 ở đầu.",
-            "The check digit of the tax code is wrong. Compare it with its source; a personal number has 12 digits, its first zeros included.",
+            "Chữ số kiểm tra của mã số thuế không đúng. Hãy đối chiếu lại mã; số định danh cá nhân "
+            "phải đủ 12 chữ số, kể cả số 0 ở đầu.",
+            "The check digit of the tax code is wrong. Compare it with its source; a personal "
+            "number has 12 digits, its first zeros included.",
         )
     return f"{match[1]}-{match[2]}" if match[2] else match[1]
 
@@ -117,15 +125,17 @@ _USUAL_MONEY = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){0,4}|[0-9]{1,15}")
 _UNIT = re.compile(r"\s*(?:đồng|đ|vnđ|vnd|dong|₫)\.?$", re.IGNORECASE)
 # Groups of three after one and the same separator; then, after the other one, nothing but zeros.
 _MONEY = re.compile(
-    r"(?:[1-9][0-9]{0,2}(?:(?P<group>[., ])[0-9]{3})(?:(?P=group)[0-9]{3})*|[0-9]{1,18})(?:(?P<point>[.,])(?P<fraction>[0-9]+))?"
+    r"(?:[1-9][0-9]{0,2}(?:(?P<group>[., ])[0-9]{3})(?:(?P=group)[0-9]{3})*|[0-9]{1,18})"
+    r"(?:(?P<point>[.,])(?P<fraction>[0-9]+))?"
 )
 _MINUS = re.compile(r"[-\u2010-\u2015\u2212]")
+
 
 def money(value: Any, field: Field) -> int | None:
     """Return whole đồng, or None for an empty cell; raise CellError for what is no plain amount.
 
-    `1.234` is 1234, as Vietnam writes; so is `1,234`. What is owed to the reader is a negative amount,
-    which only a field with a negative minimum takes. At most MAX_MONEY.
+    `1.234` is 1234, as Vietnam writes; so is `1,234`. What is owed to the reader is a negative
+    amount, which only a field with a negative minimum takes. At most MAX_MONEY.
     """
     if value.__class__ is str and _USUAL_MONEY.fullmatch(value):
         amount = int(value.replace(".", ""))
@@ -280,7 +290,10 @@ _LANGUAGES = {
 
 
 def language(value: Any) -> str:
-    """Return `vi` or `en` for the ways to say so, `vi` for an empty cell; raise CellError for another language."""
+    """Return `vi` or `en` for the ways to say so, `vi` for an empty cell.
+
+    Raise CellError for another language.
+    """
     found = as_text(value).casefold()
     for code, names in _LANGUAGES.items():
         if names.match(found.replace("_", "-")):

@@ -1,8 +1,9 @@
 """Puts the files of a template together: one syntax tree per part, out of those that Jinja parses.
 
-`{% extends %}`, `{% block %}` and `{% include %}` mean what they mean to Jinja, which would look them
-up for every recipient. Here they are resolved once, on the trees: what runs later is one function
-without a look-up, which is what makes a fill fast. A `{% set %}` or macro is seen by all that follows.
+`{% extends %}`, `{% block %}` and `{% include %}` mean what they mean to Jinja, which would look
+them up for every recipient. Here they are resolved once, on the trees: what runs later is one
+function without a look-up, which is what makes a fill fast. A `{% set %}` or macro is seen by all
+that follows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAX_READ_CHARS = 256 * 1024
 
 
 def assemble(environment: Environment, path: str, shown: str = "") -> nodes.Template:
-    """Return the tree of `path`, one of the texts of the environment's loader, with all that it takes.
+    """Return the tree of `path`, a text of the environment's loader, with all that it takes.
 
     `shown` goes before paths in errors. Raise TemplateError naming the file and the line.
     """
@@ -60,7 +61,7 @@ def _blank(node: nodes.Node) -> bool:
 
 
 def _merge(tree: nodes.Node, environment: Environment) -> None:
-    """Make one text of those that stand side by side where a tag was that is resolved, or a comment."""
+    """Make one text of those that stand side by side where a resolved tag or a comment was."""
     below = [tree]
     while below:
         node = below.pop()
@@ -141,7 +142,10 @@ class _Assembly:
             raise too_deep(shown) from None
 
     def _own_blocks(self, path: str, body: list[nodes.Node]) -> dict[str, nodes.Block]:
-        """Return the blocks of a file that extends another; what stands between them would be lost."""
+        """Return the blocks of a file that extends another.
+
+        What stands between them would be lost.
+        """
         for node in body:
             if isinstance(node, nodes.Extends):
                 raise self.wrong(path, node.lineno, "'extends' must be the first tag of a file")
@@ -176,7 +180,7 @@ class _Resolver(NodeTransformer):
         self._depth = depth
         self._filled: set[str] = set()
 
-    def visit_Block(self, node: nodes.Block) -> list[nodes.Node]:  # noqa: N802 - the visitor looks it up
+    def visit_Block(self, node: nodes.Block) -> list[nodes.Node]:  # noqa: N802 - the visitor's
         if node.name in self._filled:
             raise self._assembly.wrong(
                 self._path, node.lineno, f"the block '{node.name}' has more than one place"

@@ -1,7 +1,9 @@
-"""A template compiled for one campaign and language; filling it in for a recipient takes tens of microseconds.
+"""A template compiled for one campaign and language.
 
-What is the same for everybody is encoded once: most headers, and every piece of the HTML that holds no value. Per recipient remain the
-few values that differ.
+Filling it in for a recipient takes tens of microseconds.
+
+What is the same for everybody is encoded once: most headers, and every piece of the HTML that holds
+no value. Per recipient remain the few values that differ.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True)
 class Sender:
-    """The office that a mail comes from. `address` and `reply_to` are mailboxes; `public_url` has no slash at its end."""
+    """The office that a mail comes from.
+
+    `address` and `reply_to` are mailboxes; `public_url` has no slash at its end.
+    """
 
     name_vi: str
     name_en: str
@@ -95,9 +100,10 @@ def compile_blueprint(
 ) -> Blueprint:
     """Compile a template for one language and sender.
 
-    `bulk` adds "Precedence: bulk" (campaigns, not single notices); `feedback_id` is the Feedback-ID header; `mail_domain` stands in
-    Message-ID, List-Id and the unsubscribe mailbox. A mail larger than `max_bytes` or slower than `max_seconds` is a RenderError. Raises
-    TemplateError when the texts do not compile, RenderError when the sender cannot be written in a header.
+    `bulk` adds "Precedence: bulk" (campaigns, not single notices); `feedback_id` is the Feedback-ID
+    header; `mail_domain` stands in Message-ID, List-Id and the unsubscribe mailbox. A mail larger
+    than `max_bytes` or slower than `max_seconds` is a RenderError. Raises TemplateError when the
+    texts do not compile, RenderError when the sender cannot be written in a header.
     """
     if language not in template.languages:
         raise TemplateError(f"The template '{template.name}' has no language '{language}'.")
@@ -111,7 +117,10 @@ def compile_blueprint(
 
 
 class Blueprint:
-    """Turns letters into the bytes of mails; made by `compile_blueprint`, safe to share between threads."""
+    """Turns letters into the bytes of mails.
+
+    Made by `compile_blueprint`, safe to share between threads.
+    """
 
     def __init__(
         self,
@@ -159,11 +168,17 @@ class Blueprint:
         return environment.compile_part(tree, name)
 
     def _frame(
-        self, sender: Sender, topic: TopicInfo, bulk: bool, feedback_id: str, mail_domain: str
-    ) -> None:  # noqa: FBT001
+        self,
+        sender: Sender,
+        topic: TopicInfo,
+        bulk: bool,  # noqa: FBT001 - likewise
+        feedback_id: str,
+        mail_domain: str,
+    ) -> None:
         """Build the bytes between the values that differ."""
         name = sender.name_en if self.language == "en" else sender.name_vi
-        # Neither encoding of the bodies can produce "=_" at the start of a line (RFC 2045, section 6.7).
+        # Neither encoding of the bodies can produce "=_" at the start of a line (RFC 2045, section
+        # 6.7).
         boundary = b"=_" + hashlib.sha256(self.template.version.encode()).hexdigest()[:32].encode()
         list_name = mime.header_text(topic.name[self.language], mime.MAX_NAME_CHARS)
         static = [
@@ -191,7 +206,8 @@ class Blueprint:
         self._before_html = (
             b"\r\n--"
             + boundary
-            + b'\r\nContent-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+            + b'\r\nContent-Type: text/html; charset="utf-8"\r\n'
+            + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         )
         self._end = b"\r\n--" + boundary + b"--\r\n"
 
@@ -230,7 +246,10 @@ class Blueprint:
         return Preview(subject=subject, text=text, html=html, raw=self.fill(letter))
 
     def _values(self, letter: Letter) -> dict[str, Any]:
-        """Return the names that the template sees: its fields (None when absent), then what no field may replace."""
+        """Return the names that the template sees.
+
+        Its fields (None when absent), then what no field may replace.
+        """
         data = letter.data
         empty = self._empty_line
         try:
@@ -251,7 +270,10 @@ class Blueprint:
         }
 
     def _headers(self, letter: Letter, message_id: str) -> tuple[bytes, ...]:
-        """Return the headers that differ, except Subject: List-Unsubscribe as in RFC 2369 and RFC 8058."""
+        """Return the headers that differ, except Subject.
+
+        List-Unsubscribe as in RFC 2369 and RFC 8058.
+        """
         try:
             last_date, date_header = self._last_date
             # The letters of a batch share one date object, so it is written out once.
@@ -278,13 +300,14 @@ class Blueprint:
             return sandbox.run(
                 self._parts[part], values, limit=self._max_bytes, seconds=self._max_seconds
             )
-        except Exception as error:  # noqa: BLE001 - a template may raise anything; the error must not repeat data
+        except Exception as error:  # noqa: BLE001 - a template may raise anything
             raise self._failure(part, error) from None
 
     def _failure(self, part: str, error: Exception) -> RenderError:
         source = "\n".join(self.template.texts.values())
         return RenderError(
-            f"The template '{self.template.name}' ({self.language}, {part}) failed: {sandbox.what_failed(error, source)}",
+            f"The template '{self.template.name}' ({self.language}, {part}) failed: "
+            + sandbox.what_failed(error, source),
             fix=error.fix if isinstance(error, RenderError) else "",
         )
 

@@ -4,9 +4,9 @@
 `example.json` (one recipient) and per language `subject.txt`, `body.txt`, `body.html`;
 `templates/_base/` holds what mails share. docs/add-a-template.md is the guide.
 
-fields says what fits a field · description reads what the author says · folder reads files · assembly
-and styles make the texts that run · loading joins these · trial does so in a process of its own ·
-frozen keeps what was launched.
+fields says what fits a field · description reads what the author says · folder reads files ·
+assembly and styles make the texts that run · loading joins these · trial does so in a process of
+its own · frozen keeps what was launched.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Catalogue(Mapping[str, Template]):
 def load_all(root: Path) -> Catalogue:
     """Return every template under `root`; folders whose name begins with "_" are shared parts.
 
-    Each is read and rendered once in a process of its own, with limits: a second or so for the folder,
-    which is why it is done again only when something in it has changed.
+    Each is read and rendered once in a process of its own, with limits: a second or so for the
+    folder, which is why it is done again only when something in it has changed.
     """
     return _load_all(root, _look_of(root))
 
@@ -142,7 +142,7 @@ def _load_all(root: Path, _: object) -> Catalogue:
 
 
 def _try(root: Path, names: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """Return the answers of a process that tries these templates up to its end, and how it ended."""
+    """Return what a process that tries these templates answers, and how it ended."""
     here = str(Path(__file__).resolve().parents[2])
     # Nothing of the service's own environment, which holds its secrets, goes along.
     kept = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT", "LANG") if key in os.environ}

@@ -200,7 +200,10 @@ def describe(folder: Folder) -> Description:
 
 
 def _with_shared(values: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description with the shared fields first; a key of its own replaces the shared one."""
+    """Return a description with the shared fields first.
+
+    A key of its own replaces the shared one.
+    """
     merged = dict(values)
     for section in ("fields", "lines"):
         tables: dict[str, Any] = dict(shared.get(section, {}))

@@ -1,7 +1,7 @@
 """The values that a template asks for, and the one rule that says which values fit.
 
-A list, the [data] of a campaign, an example and the API each read their own notation; what they have
-read are JSON values, and `problem_of` decides about those for all of them. What fits, renders.
+A list, the [data] of a campaign, an example and the API each read their own notation; what they
+have read are JSON values, and `problem_of` decides about those for all of them. What fits, renders.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a value does not fit: a stable code, and a sentence in each language that says what to do."""
+    """Why a value does not fit.
+
+    A stable code, and a sentence in each language that says what to do.
+    """
 
     code: str
     vi: str
@@ -106,7 +109,7 @@ def _text(field: Field, value: Any) -> Problem | None:
 
 
 def _printable(value: str) -> bool:
-    """Say whether a text has neither control characters (but line ends, tabs) nor lone surrogates."""
+    """Say whether no character is a control (but line ends and tabs) or a lone surrogate."""
     return all(unicodedata.category(char) not in {"Cc", "Cs"} or char in "\n\t" for char in value)
 
 
@@ -187,7 +190,10 @@ def missing(field: Field, value: Any) -> bool:
 
 
 def as_json(value: Any) -> Any:
-    """Return what TOML reads as a JSON value: days and moments in ISO form, Hanoi's when none is named."""
+    """Return what TOML reads as a JSON value.
+
+    Days and moments in ISO form, Hanoi's when none is named.
+    """
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=LOCAL_ZONE)).isoformat()
     return value.isoformat() if isinstance(value, date) else value

@@ -1,4 +1,4 @@
-"""Reads the files of one template, which nobody has looked over: no larger, and from nowhere else."""
+"""Reads the files of one template, which nobody has looked over: no larger, from nowhere else."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Folder(BaseLoader):
     def _read(self, shown: str) -> bytes:
         """Return the bytes of a file, one more than allowed at most."""
         folder = self._root / shown.partition("/")[0]
-        # A path is part of an untrusted text, and a link is as good as a path: neither leaves the folder.
+        # A path is part of an untrusted text, and a link is as good as a path: neither leaves the
+        # folder.
         if not _PATH.fullmatch(shown) or ".." in shown.split("/"):
             raise _missing(shown)
         try:

@@ -1,9 +1,10 @@
 """A template with all its texts, and how it is frozen under the hash of its content.
 
-What was launched is kept as JSON and must render the same bytes for ever, so its shape has a number:
+What was launched is kept as JSON and must render the same bytes for ever, so its shape has a
+number:
 
-* format 1, up to version 0.1.0, had no number: `sources` held each part as one text, joined by our own
-  expressions and with its styles in place;
+* format 1, up to version 0.1.0, had no number: `sources` held each part as one text, joined by our
+  own expressions and with its styles in place;
 * format 2 holds the files as their authors wrote them, which Jinja reads again, and in `styled` the
   texts between the tags of each HTML part with their styles in place.
 """
@@ -39,8 +40,8 @@ class Template:
     """A template with all its texts; equal `version` means equal mails.
 
     `files` are the texts as their authors wrote them, by path ("vi/body.txt", "_base/layout.html").
-    `styled` are, by HTML part ("vi/body.html"), the texts between its tags with styles in the elements.
-    `sources` are the joined texts of format 1, else none.
+    `styled` are, by HTML part ("vi/body.html"), the texts between its tags with styles in the
+    elements. `sources` are the joined texts of format 1, else none.
     """
 
     name: str
@@ -85,7 +86,8 @@ def to_json(template: Template) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any]) -> Template:
     """Return the template that `to_json` froze, in any of its formats.
 
-    Raise TemplateError when the content is not what its version says, or of a format from the future.
+    Raise TemplateError when the content is not what its version says, or of a format from the
+    future.
     """
     content = {key: value for key, value in values.items() if key != "version"}
     written = values.get("format", 1)

@@ -1,4 +1,4 @@
-"""A folder becomes a template: its texts put together, their names known, the styles in the elements."""
+"""A folder becomes a template: texts put together, names known, styles in the elements."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _NO_VERSION = ""
 def load_template(root: Path, name: str) -> Template:
     """Read and check the folder `root/name`; raise TemplateError naming the file and the field.
 
-    Everything is bounded, but a parser may have a hole that nobody knows of: `catalogue.load_all` reads
-    in a process of its own.
+    Everything is bounded, but a parser may have a hole that nobody knows of: `catalogue.load_all`
+    reads in a process of its own.
     """
     if not _NAME.fullmatch(name) or not (root / name / "template.toml").is_file():
         raise TemplateError(
@@ -69,7 +69,7 @@ def load_template(root: Path, name: str) -> Template:
 
 
 def _check(tree: nodes.Template, shown: str, fields: tuple[Field, ...]) -> None:
-    """Raise TemplateError for a name or filter that is not known, and for a subject of several lines."""
+    """Raise TemplateError for an unknown name or filter, and for a subject of several lines."""
     if shown.endswith("subject.txt") and "\n" in "".join(each.data for each in texts(tree)).strip():
         raise TemplateError(f"The subject in {shown} has more than one line.")
     known = {*(each.name for each in fields), *CONSTANT_NAMES, *RECIPIENT_NAMES, "range"}

@@ -1,9 +1,9 @@
 """How compiled templates hand out their output: HTML as quoted-printable bytes, text as it is.
 
-Jinja compiles a template into a generator of strings. This code generator makes the HTML parts yield
-bytes: what the author wrote is encoded when the template is compiled and stands in the generated code
-as a constant; only values are escaped and encoded per recipient, and those that a campaign repeats (its
-dates, the name of an office) are remembered.
+Jinja compiles a template into a generator of strings. This code generator makes the HTML parts
+yield bytes: what the author wrote is encoded when the template is compiled and stands in the
+generated code as a constant; only values are escaped and encoded per recipient, and those that a
+campaign repeats (its dates, the name of an office) are remembered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _REMEMBERED_CHARS = 200
 def shown(value: object) -> object:
     """Return a value that has a text; raise RenderError for one that is absent, or is a list.
 
-    The text of a list is no words for a reader, and could be endless where lists stand inside lists.
+    The text of a list is no words for a reader, and could be endless where lists stand inside
+    lists.
     """
     if value is None:
         raise RenderError(
@@ -42,12 +43,18 @@ def shown(value: object) -> object:
 
 
 class PieceGenerator(CodeGenerator):
-    """Writes the Python of a template; the hooks are those that Jinja's own NativeCodeGenerator uses."""
+    """Writes the Python of a template.
+
+    The hooks are those that Jinja's own NativeCodeGenerator uses.
+    """
 
     _encodes = False
 
-    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802 - the visitor looks the name up
-        """Encode what goes straight into the mail; what a macro or a set block collects stays text."""
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802 - the visitor's
+        """Encode what goes straight into the mail.
+
+        What a macro or a set block collects stays text.
+        """
         self._encodes = frame.eval_ctx.autoescape is True and frame.buffer is None
         super().visit_Output(node, frame)
 
@@ -78,7 +85,7 @@ class PieceGenerator(CodeGenerator):
         else:
             self.write(") is str else _printed(_value))")
 
-    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - the visitor looks the name up
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - likewise
         """Read `line.amount` without a call when `line` is a dictionary that has it."""
         if isinstance(node.node, nodes.Name):
             ref = frame.symbols.ref(node.node.name)
@@ -92,7 +99,10 @@ class PieceGenerator(CodeGenerator):
 
 
 class PieceEnvironment(Environment):
-    """What generated code calls for values; remembers the encoded form of short ones, up to a fixed number."""
+    """What generated code calls for values.
+
+    Remembers the encoded form of short ones, up to a fixed number.
+    """
 
     code_generator_class = PieceGenerator
 
@@ -112,7 +122,10 @@ class PieceEnvironment(Environment):
 
     @staticmethod
     def printed(value: object) -> str:
-        """Return a value that is not a plain string as text; raise RenderError for one that is absent."""
+        """Return a value that is not a plain string as text.
+
+        Raise RenderError for one that is absent.
+        """
         return str(shown(value))
 
     def encoded(self, value: object, context: Context) -> bytes:

@@ -1,12 +1,16 @@
 """Where template texts run: they may show the data they are given, and nothing else.
 
-A template is untrusted. It sees dictionaries, lists, numbers and texts; it can call its own macros, `range` and `loop`, but no
-method of any object, so `format` and its relatives are out of reach. What can still grow without end is bounded:
+A template is untrusted. It sees dictionaries, lists, numbers and texts; it can call its own macros,
+`range` and `loop`, but no method of any object, so `format` and its relatives are out of reach.
+What can still grow without end is bounded:
 
-* loops and macros check the clock and the size of the output at every turn (`_Guards` plants the check in the syntax tree);
+* loops and macros check the clock and the size of the output at every turn (`_Guards` plants the
+  check in the syntax tree);
 * `*`, `+`, `~` and the remaining filters refuse results that are larger than a mail may be;
-* lists are weighed with all that is in them, and have no text: they are never printed or joined whole;
-* strings are joined by a `concat` that knows the same limit, which covers `{% set %}` blocks and macros.
+* lists are weighed with all that is in them, and have no text: they are never printed or joined
+  whole;
+* strings are joined by a `concat` that knows the same limit, which covers `{% set %}` blocks and
+  macros.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ from notifier.rendering.pieces import BUDGET, PieceEnvironment, shown
 MAX_OUTPUT_BYTES = 256 * 1024
 MAX_RENDER_SECONDS = 1.0
 
-# What a template may hold between two outputs. Texts are at most 64 kB, so some 3,000 such values cannot fill a worker's memory.
+# What a template may hold between two outputs. Texts are at most 64 kB, so some 3,000 such values
+# cannot fill a worker's memory.
 MAX_TEXT_CHARS = 32 * 1024
 MAX_RANGE = 1000
 MAX_INTEGER_BITS = 256
@@ -88,7 +93,10 @@ _FORBIDDEN = (
 
 
 class Budget:
-    """What one render may still use: the time until `deadline` (monotonic seconds) and `limit` bytes of output."""
+    """What one render may still use.
+
+    The time until `deadline` (monotonic seconds) and `limit` bytes of output.
+    """
 
     __slots__ = ("_counted", "_size", "deadline", "limit", "pieces")
 
@@ -104,7 +112,8 @@ class Budget:
         """Raise RenderError when the time is over or the output has become too large."""
         if time.monotonic() > self.deadline:
             raise RenderError("Rendering took too long.", fix="Simplify the loops of the template.")
-        # Each piece is counted once and in bulk, so that the few loops of an ordinary mail count nothing.
+        # Each piece is counted once and in bulk, so that the few loops of an ordinary mail count
+        # nothing.
         if len(self.pieces) - self._counted > _COUNTED_AT_ONCE:
             self.count()
 
@@ -208,7 +217,7 @@ def _truncate(environment: Environment, value: object, *args: Any, **kwargs: Any
 
 
 class _Brackets(Extension):
-    """Refuses brackets that stand deeper in each other than the parser can go wherever it is called."""
+    """Refuses brackets that stand too deep in each other for the parser, whoever calls it."""
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
         """Pass the tokens on."""
@@ -225,7 +234,7 @@ class _Brackets(Extension):
 
 
 class _Guards(NodeTransformer):
-    """Plant the checks, put known values in as constants, and refuse what a template of ours has no use for."""
+    """Plant the checks, put known values in as constants, and refuse what no template needs."""
 
     def __init__(self, constants: Mapping[str, str | Mapping[str, str]]) -> None:
         self.constants = constants
@@ -256,7 +265,7 @@ class _Guards(NodeTransformer):
         node.body.insert(0, nodes.ExprStmt(check, lineno=lineno))
         return node
 
-    visit_For = visit_Macro = visit_CallBlock = _check_first  # noqa: N815 - names that the visitor looks up
+    visit_For = visit_Macro = visit_CallBlock = _check_first  # noqa: N815 - the visitor's
 
     def _weighed(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Node:
         self.generic_visit(node)
@@ -264,13 +273,13 @@ class _Guards(NodeTransformer):
             return node
         return nodes.Filter(node, _WEIGH, [], [], None, None, lineno=node.lineno)
 
-    visit_List = visit_Tuple = visit_Dict = _weighed  # noqa: N815 - names that the visitor looks up
+    visit_List = visit_Tuple = visit_Dict = _weighed  # noqa: N815 - the visitor's
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor's
         self.generic_visit(node)
         return nodes.Filter(nodes.List(node.nodes), _CONCAT, [], [], None, None, lineno=node.lineno)
 
-    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802 - the visitor's
         # What a macro was called with could hold itself twice, again and again.
         if node.name in {"self", "varargs", "kwargs"}:
             raise TemplateSyntaxError(f"'{node.name}' cannot be used here", node.lineno)
@@ -285,7 +294,7 @@ class _Guards(NodeTransformer):
             )
         return nodes.Const(value, lineno=node.lineno)
 
-    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802 - the visitor looks the name up
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802 - the visitor's
         if isinstance(node.node, nodes.Name) and isinstance(
             group := self.constants.get(node.node.name), Mapping
         ):
@@ -300,9 +309,9 @@ class _Guards(NodeTransformer):
 class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
     """Compiles and runs the texts of one template in one language; HTML (`….html`) is escaped.
 
-    `constants` are values that are the same for every recipient: they become part of the compiled text,
-    so that a fill neither looks them up nor encodes them again. Texts come from `loader`; `{language}`
-    in the path of one stands for the language.
+    `constants` are values that are the same for every recipient: they become part of the compiled
+    text, so that a fill neither looks them up nor encodes them again. Texts come from `loader`;
+    `{language}` in the path of one stands for the language.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -376,7 +385,7 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute `+`, `*` and `%` of whole numbers, and joins of two texts or lists, within limits."""
+        """Compute `+`, `*` and `%` of whole numbers, and join two texts, within limits."""
         if isinstance(left, int) and isinstance(right, int) and operator != "**":
             if left.bit_length() + right.bit_length() <= MAX_INTEGER_BITS:
                 return super().call_binop(context, operator, left, right)
@@ -402,7 +411,8 @@ class Sandbox(PieceEnvironment, ImmutableSandboxedEnvironment):
 def run(part: CompiledTemplate, values: dict[str, Any], *, limit: int, seconds: float) -> list[Any]:
     """Return the output in pieces: str of a text part, quoted-printable bytes of an HTML part.
 
-    `values` is used as it is, with the budget added. Raises RenderError beyond `limit` or `seconds`, or what the template raises.
+    `values` is used as it is, with the budget added. Raises RenderError beyond `limit` or
+    `seconds`, or what the template raises.
     """
     pieces: list[Any] = []
     values["range"] = _range
@@ -422,7 +432,8 @@ def what_failed(error: BaseException, source: str) -> str:
     if isinstance(error, RecursionError):
         return "Its macros call each other without end."
     if type(error).__name__ == "UndefinedError":
-        # The name may have been computed from data (`lines[name]`): repeat it only when the template itself spells it.
+        # The name may have been computed from data (`lines[name]`): repeat it only when the
+        # template itself spells it.
         spelled = set(re.findall(r"\w+", source))
         names = [name for name in re.findall(r"'(\w+)'", text) if name in spelled]
         return f"The value '{names[-1]}' is missing." if names else "A value is missing."

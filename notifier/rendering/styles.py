@@ -1,8 +1,8 @@
-"""Puts the styles of an HTML mail into its elements, for the many programs that know no style sheet.
+"""Puts the styles of an HTML mail into its elements, for programs that know no style sheet.
 
-A parser does that, and any HTML parser moves or drops what has no place in HTML. So it gets the texts
-of the tree with a mark where the tags between them stand: a comment between elements, a word inside
-attribute values and titles. Afterwards the page is cut at its marks into the new texts.
+A parser does that, and any HTML parser moves or drops what has no place in HTML. So it gets the
+texts of the tree with a mark where the tags between them stand: a comment between elements, a word
+inside attribute values and titles. Afterwards the page is cut at its marks into the new texts.
 
 All of it takes time in proportion to the text: what looks for an end that is not there looks once.
 """
@@ -36,10 +36,12 @@ _END = "the end"
 
 
 def inline(tree: nodes.Template, name: str) -> list[str]:
-    """Return the texts of `tree` anew: rules of `<style>` in each element, at-rules left in `<style>`.
+    """Return the texts of `tree` anew.
 
-    At-rules are for narrow screens and the dark. Raise TemplateError naming `name` when the page is not
-    well-formed: when the parser would move, add or drop anything.
+    Rules of `<style>` in each element, at-rules left in `<style>`.
+
+    At-rules are for narrow screens and the dark. Raise TemplateError naming `name` when the page is
+    not well-formed: when the parser would move, add or drop anything.
     """
     pieces = texts(tree)
     page = _marked(pieces, name)
@@ -94,10 +96,10 @@ def _line_after(piece: nodes.TemplateData) -> int:
     return piece.lineno + piece.data.count("\n")
 
 
-# --- marks --------------------------------------------------------------------------------------------
+# --- marks ----------------------------------------------------------------------------------------
 
-# For each place in HTML, what ends it. An attribute value is named by its quote, the style attribute's
-# by "s" and its quote.
+# For each place in HTML, what ends it. An attribute value is named by its quote, the style
+# attribute's by "s" and its quote.
 _ENDS = {
     "text": re.compile(r"<!--|<title\b[^>]*>|<style\b[^>]*>|</?[a-zA-Z!]"),
     "element": re.compile(r""">|\bstyle\s*=\s*["']|["']"""),
@@ -125,8 +127,9 @@ def _marked(pieces: Sequence[nodes.TemplateData], name: str) -> str:
             break
         if place not in _TAGS_ALLOWED:
             raise TemplateError(
-                f"{name}, around line {_line_after(piece)}: a Jinja tag stands inside an HTML tag or style.",
-                fix="Put it between elements or inside the quotes of an attribute other than style.",
+                f"{name}, around line {_line_after(piece)}: "
+                "a Jinja tag stands inside an HTML tag or style.",
+                fix="Put it between elements, or inside the quotes of an attribute but style.",
             )
         out.append((_BETWEEN if place == "text" else _INSIDE).format(number))
     return "".join(out)
@@ -152,7 +155,7 @@ def _next_place(place: str, end: str) -> str:
     return "element" if place[-1] in "\"'" else "text"
 
 
-# --- what the parser may not change -------------------------------------------------------------------
+# --- what the parser may not change ---------------------------------------------------------------
 
 
 def _tags(html: str) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,13 @@
-"""A program of its own that reads templates and renders their examples. `catalogue.load_all` starts it.
+"""A program of its own that reads templates and renders their examples.
 
-A template is untrusted, and what reads it is written in C and Rust: elements some thousand deep once
-ended the process. So this process has limits of its own for every template, and may die without harm.
+`catalogue.load_all` starts it.
 
-In: the folder of all templates, bytes of memory, seconds for a template, then names. Out, a JSON line
-each: {"ready": true}, then per name {"template": …} or {"error": sentence, "fix": sentence}.
+A template is untrusted, and what reads it is written in C and Rust: elements some thousand deep
+once ended the process. So this process has limits of its own for every template, and may die
+without harm.
+
+In: the folder of all templates, bytes of memory, seconds for a template, then names. Out, a JSON
+line each: {"ready": true}, then per name {"template": …} or {"error": sentence, "fix": sentence}.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Cells as values: what is repaired, what is refused, and that nothing is taken for something else."""
+"""Cells as values.
+
+What is repaired, what is refused, and that nothing is taken for something else.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,17 @@ DIGITS = st.text("0123456789", min_size=10, max_size=10)
 
 
 def refused(code: str) -> pytest.RaisesExc[CellError]:
-    """Expect an error that a person can act on: a stable code, and a sentence in each language that ends."""
+    """Expect an error that a person can act on.
+
+    A stable code, and a sentence in each language that ends.
+    """
     return pytest.RaisesExc(
         CellError,
         check=lambda error: error.code == code and error.vi[-1] in ".?)" and error.en[-1] in ".?)",
     )
 
 
-# --- text --------------------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_a_text_that_is_too_long_says_by_how_much() -> None:
     assert "50" in caught.value.vi
 
 
-# --- tax codes ---------------------------------------------------------------------------------------------------------------------
+# --- tax codes ------------------------------------------------------------------------------------
 
 
 @given(DIGITS)
@@ -174,7 +180,7 @@ def test_personal_numbers_are_masked_however_they_are_spaced(value: str, shown: 
     assert fields.masked(value) == shown
 
 
-# --- addresses ---------------------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -306,7 +312,7 @@ def test_whatever_the_cell_a_good_address_is_safe_in_a_mail(cell: str) -> None:
         assert fields.addresses(address) == ([address], [])
 
 
-# --- money -------------------------------------------------------------------------------------------------------------------------
+# --- money ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, fields.MAX_MONEY))
@@ -430,7 +436,7 @@ def test_a_blank_amount_is_none() -> None:
     assert fields.money(None, MONEY) is None
 
 
-# --- numbers, dates, moments, languages ----------------------------------------------------------------------------------------------
+# --- numbers, dates, moments, languages -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(

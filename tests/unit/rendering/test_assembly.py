@@ -1,4 +1,7 @@
-"""Files become one tree as Jinja itself would run them; styles go into elements, tags keep their place."""
+"""Files become one tree as Jinja itself would run them.
+
+Styles go into elements, tags keep their place.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What was launched renders the same bytes for ever, whatever the code that reads it has become.
 
-`frozen/format-1.json.xz` holds the project's templates as the code of format 1 froze them (their files
-joined by our own expressions), the topics of that day, and the SHA-256 of the mails which it made.
+`frozen/format-1.json.xz` holds the project's templates as the code of format 1 froze them (their
+files joined by our own expressions), the topics of that day, and the SHA-256 of the mails which it
+made.
 """
 
 from __future__ import annotations
