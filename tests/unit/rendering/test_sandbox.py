@@ -49,13 +49,17 @@ ATTACKS = {
     ),
     "endless macro": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", r"without end"),
     "macro that doubles": (
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
-        + "{{ m(60) }}",
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+            "{{ m(60) }}"
+        ),
         r"took too long",
     ),
     "macro that doubles its text": (
-        "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% else %}xxxxxxxx{% endif %}"
-        + "{% endmacro %}{{ m(24) }}",
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% else %}xxxxxxxx{% endif %}"
+            "{% endmacro %}{{ m(24) }}"
+        ),
         r"longer than 32768|took too long",
     ),
     "recursive loop": ("{% for a in [[1]] recursive %}{{ loop([a]) }}{% endfor %}", r"without end"),
