@@ -41,6 +41,11 @@ MAX_CONNECT_FAILURES = 3
 # So many replies in a row may ask to slow down without an accepted message between; then the route
 # is paused.
 MAX_SLOW_REPLIES = 5
+# A reply that asks to slow down weighs as much as so many accepted messages, and when as many of
+# them have come as make the second figure, this sender is too fast. A few among many are no reason:
+# one recipient's rate limit, one content that a filter dislikes.
+_SLOW_WEIGHT = 8
+_HURRIED = 80
 # Waiting longer than this (seconds) for a token is done without holding the lease.
 MAX_TOKEN_WAIT = 5.0
 
@@ -104,15 +109,16 @@ class Core:
     __slots__ = (
         "_good_boot",
         "_good_wall",
+        "_hurry",
         "_looked",
         "_tokens_at",
         "_tries",
-        "accepted_any",
         "again",
         "committed",
         "due",
         "failures",
         "halted",
+        "hurried",
         "limit",
         "lost",
         "next",
@@ -149,7 +155,8 @@ class Core:
         self.lost = False  # the batch is somebody else's
         self.slow = False  # the route is to be paused
         self.waiting = False  # somebody was told to wait for a newer look
-        self.accepted_any = False
+        self.hurried = False  # this sender is too fast; who reads it takes it back
+        self._hurry = 0
         self.failures = 0
         self.slow_replies = slow_replies
         self.due: float | None = None  # the batch is to rest until then (epoch seconds)
@@ -238,8 +245,9 @@ class Core:
                 flight.sha256,
             )
         )
-        self.accepted_any = True
         self.failures = self.slow_replies = 0
+        if self._hurry:
+            self._hurry -= 1
         return flight
 
     def failed(self, position: int, verdict: Verdict, host: str, wall: float) -> None:
@@ -249,6 +257,10 @@ class Core:
             self.slow_replies += 1
             if self.slow_replies >= MAX_SLOW_REPLIES:
                 self.pause_route()
+            self._hurry += _SLOW_WEIGHT
+            if self._hurry >= _HURRIED:
+                self._hurry = 0
+                self.hurried = True
         if verdict.unsent:
             self._start_anew(flight, verdict, host, wall)
         elif verdict.fate is Fate.REFUSED:

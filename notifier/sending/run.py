@@ -116,11 +116,10 @@ class BatchRun:
         self.signs: list[tuple[Sign, int]] = []  # felt, and not yet shared with other workers
         self.wanted = 0
         self.accepted = 0
-        self.reported = 0  # of `accepted`, what other workers know of
         self.changed = asyncio.Event()
         self._slotted = False
         self._slots_at = 0.0
-        self._beat = self.loop.time()
+        self._began = self._beat = self.loop.time()
 
     def _next_due(
         self, attempts: int, now: float, expires_at: float, retry_after: float
@@ -180,9 +179,11 @@ class BatchRun:
                 observability.observe_send(boot_time() - flight.began)
                 self.changed.set()
             return
-        if verdict.slow_route and not verdict.enough and verdict.fate is Fate.LATER:
-            self.signs.append((Sign.HURRIED, 0))
         core.failed(message.position, verdict, host, time.time())
+        if core.hurried:
+            core.hurried = False
+            seconds = max(_TICK, self.loop.time() - self._began)
+            self.signs.append((Sign.HURRIED, int(self.accepted / seconds * 60)))
         self.changed.set()
 
     def idle(self, connection: Connection) -> None:
@@ -333,19 +334,12 @@ class BatchRun:
         """Share what the server let us feel, and heed what all workers know of it."""
         signs, self.signs = self.signs, []
         for sign, number in dict.fromkeys(signs):
-            self.habits = await self.means.throttle.habits(
-                self.route.name, accepted=self.unreported(), sign=sign, number=number
-            )
+            self.habits = await self.means.throttle.habits(self.route.name, sign, number)
             log.debug("habit", route=self.route.name, sign=sign, number=number)
         if signs:
             self.core.paced = self.core.paced or bool(self.habits.per_minute)
             if self.habits.connections:
                 self.wanted = min(self.wanted, self.habits.connections)
-
-    def unreported(self) -> int:
-        """Return how many messages were accepted since this was asked last."""
-        new, self.reported = self.accepted - self.reported, self.accepted
-        return new
 
     # --- settling ---------------------------------------------------------------------------------
 

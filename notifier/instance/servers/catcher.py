@@ -54,6 +54,8 @@ class Script:
     hang_at: str = ""  # "greeting", "mail", "rcpt", "data"
     close_at: str = ""  # "greeting", "ehlo", "mail", "rcpt", "data"
     close_after: int = 0  # close politely after so many messages of a connection
+    enough_after: int = 0  # answer MAIL by `enough_reply` after so many messages of a connection
+    enough_reply: str = "421 4.7.0 enough for one connection"
     share: float = 1.0
     every: int = 1
     first: int = 0
@@ -216,6 +218,12 @@ class Session(asyncio.Protocol):
         if verb == b"MAIL":
             self.mail_from, self.rcpt_to = line[line.find(b"<") + 1 : line.find(b">")], b""
             self.strike = self.state.strikes()
+            if script.enough_after and self.messages >= script.enough_after:
+                self.in_mail = False
+                self._say(script.enough_reply.encode())
+                if script.enough_reply.startswith("421"):
+                    self._close()
+                return
             self.in_mail = not self._scripted("mail", script.mail_reply)
             if self.in_mail:
                 self._say(b"250 2.1.0 Ok")

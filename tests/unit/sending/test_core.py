@@ -92,7 +92,7 @@ class BatchMachine(RuleBasedStateMachine):
         paced=st.booleans(),
         hold=st.booleans(),
     )
-    def lease(self, rows: list[str], paced: bool, hold: bool) -> None:  # noqa: FBT001
+    def lease(self, rows: list[str], paced: bool, hold: bool) -> None:
         self.rows = [
             row(
                 number,
@@ -123,7 +123,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.now = Moment(self.now.wall + seconds, self.now.boot + seconds)
 
     @rule(seconds=st.sampled_from([-3600.0, -1.0, 40.0]), wall=st.booleans())
-    def one_clock_jumps(self, seconds: float, wall: bool) -> None:  # noqa: FBT001
+    def one_clock_jumps(self, seconds: float, wall: bool) -> None:
         if wall:
             self.now = Moment(self.now.wall + seconds, self.now.boot)
         elif seconds > 0:
@@ -223,7 +223,7 @@ class BatchMachine(RuleBasedStateMachine):
         running=st.sampled_from([True, True, True, True, False]),
         opted_out=st.frozensets(st.integers(0, 60), max_size=3),
     )
-    def settle_is_committed(self, running: bool, opted_out: frozenset[int]) -> None:  # noqa: FBT001
+    def settle_is_committed(self, running: bool, opted_out: frozenset[int]) -> None:
         settle = self.core.settling
         assert settle is not None
         for outcome in settle.outcomes:
