@@ -107,8 +107,7 @@ class Core:
     """One batch under way. Times are given by the caller; see `Moment` and `Terms`."""
 
     __slots__ = (
-        "_good_boot",
-        "_good_wall",
+        "_deadline",
         "_hurry",
         "_looked",
         "_tokens_at",
@@ -117,6 +116,8 @@ class Core:
         "committed",
         "due",
         "failures",
+        "good_boot",
+        "good_wall",
         "halted",
         "hurried",
         "limit",
@@ -131,7 +132,6 @@ class Core:
         "suppressed",
         "terms",
         "under_way",
-        "waiting",
         "withdrawn",
     )
 
@@ -141,6 +141,7 @@ class Core:
         """Send `rows`, in order of position; `slow_replies` in a row came before this batch."""
         self.rows = rows
         self.terms = terms
+        self._deadline = terms.deadline
         self.next = 0  # index of the first row that was not started
         self.limit = 0  # rows before this index may start
         self.committed = 0  # rows whose outcome is in the database
@@ -154,7 +155,6 @@ class Core:
         self.withdrawn = False  # the campaign runs no more: what can be held back is held back
         self.lost = False  # the batch is somebody else's
         self.slow = False  # the route is to be paused
-        self.waiting = False  # somebody was told to wait for a newer look
         self.hurried = False  # this sender is too fast; who reads it takes it back
         self._hurry = 0
         self.failures = 0
@@ -163,7 +163,7 @@ class Core:
         self._tries: dict[int, int] = {}
         self._tokens_at = 0.0
         self._looked = now
-        self._good_wall = self._good_boot = 0.0  # until then the last look is good
+        self.good_wall = self.good_boot = 0.0  # until then the last look is good
 
     # --- what may start ---------------------------------------------------------------------------
 
@@ -178,12 +178,13 @@ class Core:
 
     def fresh(self, wall: float, boot: float) -> bool:
         """Say whether the last look at the database is new enough to hand something over."""
-        return wall < self._good_wall and boot < self._good_boot
+        return wall < self.good_wall and boot < self.good_boot
 
     def may_go(self, position: int, wall: float, boot: float) -> Go:
         """Say whether the content of a message that was started may be handed over now."""
-        if wall >= self._good_wall or boot >= self._good_boot:
-            self.waiting = True
+        if self.lost:
+            return Go.NEVER
+        if wall >= self.good_wall or boot >= self.good_boot:
             return Go.WAIT
         if self.withdrawn or (
             self.suppressed and self.under_way[position].row.address_id in self.suppressed
@@ -205,13 +206,19 @@ class Core:
         while self.next < self.limit:
             row = self.rows[self.next]
             self.next += 1
-            if not self._barred(row, wall):
+            # The usual case without a call: this is the hot path.
+            if (
+                row.suppressed is None
+                and row.address_id not in self.suppressed
+                and wall <= self._deadline(row)
+            ):
                 return row
+            self._barred(row, wall)
         return None
 
     def _barred(self, row: Row, wall: float) -> bool:
         """Note the outcome of a message that is not to be sent; say whether it is one."""
-        if wall > self.terms.deadline(row):
+        if wall > self._deadline(row):
             self._note(row, "expired", "", wall, tried=False)
             return True
         reason = row.suppressed or ("unsubscribed" if row.address_id in self.suppressed else None)
@@ -296,7 +303,7 @@ class Core:
             state = "in_doubt"
         else:
             due = self.terms.next_due(
-                row.attempts + 1, wall, self.terms.deadline(row), verdict.retry_after
+                row.attempts + 1, wall, self._deadline(row), verdict.retry_after
             )
             state = "expired" if due is None else "deferred"
         self._note(
@@ -429,7 +436,6 @@ class Core:
         if settle is None:
             return
         self.settling = None
-        self.waiting = False
         self.committed += len(settle.outcomes)
         self.limit = settle.limit
         self.suppressed = suppressed
@@ -441,13 +447,14 @@ class Core:
         self._looked = settle.begun
         good = max(STALE_SECONDS, settle.begun.age(now) + _GRACE_SECONDS)
         good = min(good, self.terms.lease_seconds / 2)
-        self._good_wall = settle.begun.wall + good
-        self._good_boot = settle.begun.boot + good
+        self.good_wall = settle.begun.wall + good
+        self.good_boot = settle.begun.boot + good
 
     def lose(self) -> None:
         """Note that the batch is no longer ours: nothing more is sent or written."""
         self.settling = None
         self.lost = self.halted = True
+        self.good_wall = self.good_boot = 0.0
 
     # --- the end ----------------------------------------------------------------------------------
 

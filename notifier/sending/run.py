@@ -30,6 +30,7 @@ from notifier.sending.routes import Route
 log = structlog.get_logger(__name__)
 
 _TICK = 0.05
+_NOW, _ACCEPTED = Go.NOW, Fate.ACCEPTED  # looking up a member of an enumeration takes its time
 # Below this, opening another connection costs more than it gains.
 _MESSAGES_PER_CONNECTION = 8
 # A round of the loop that comes later than this (seconds) found the process asleep.
@@ -142,7 +143,7 @@ class BatchRun:
             self.changed.set()
             return None
         wall, boot = time.time(), boot_time()
-        if not core.fresh(wall, boot):
+        if wall >= core.good_wall or boot >= core.good_boot:
             self.changed.set()
             return None
         if core.again and (flight := core.take_again(wall)) is not None:
@@ -164,7 +165,16 @@ class BatchRun:
 
     def may_go(self, message: Outgoing) -> Go:
         """Say whether the content of a message that was pulled may be handed over now."""
-        answer = self.core.may_go(message.position, time.time(), boot_time())
+        core = self.core
+        wall, boot = time.time(), boot_time()
+        if (
+            wall < core.good_wall
+            and boot < core.good_boot
+            and not core.suppressed
+            and not core.withdrawn
+        ):
+            return _NOW  # the usual case of `Core.may_go` without a call: this is the hot path
+        answer = core.may_go(message.position, wall, boot)
         if answer is Go.WAIT:
             self.changed.set()
         return answer
@@ -172,7 +182,7 @@ class BatchRun:
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Hear the fate of a message that was pulled; called once for each."""
         core = self.core
-        if verdict.fate is Fate.ACCEPTED:
+        if verdict.fate is _ACCEPTED:
             flight = core.accepted(message.position, verdict.detail, host, time.time())
             self.accepted += 1
             if len(core.outcomes) >= GROUP and not self.changed.is_set():

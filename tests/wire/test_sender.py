@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -351,6 +352,81 @@ def test_opting_out_while_the_batch_is_sent_counts(world: World) -> None:
     status = world.status(name)
     assert (status["accepted"], status["skipped"]) == (399, {"unsubscribed": 1})
     assert world.sink.ask()["received"] == 399
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_opting_out_counts_within_a_second_however_slow_the_server_is(
+    world: World, pipelining: bool
+) -> None:
+    """At 1.5 s a reply, no text of one who opted out leaves later than a second after."""
+    name = world.launch(40)
+    world.sink.set_script(delay_ms=1_500, pipelining=pipelining)
+    rows = world.sql("SELECT id, address_id FROM message ORDER BY position")
+    gone: dict[str, float] = {}  # Message-ID of who opted out → when
+    there: dict[str, float] = {}  # Message-ID at the sink → when it was seen first
+    over = threading.Event()
+
+    def opt_out(number: int) -> None:
+        with world.services.session() as session:
+            suppression.suppress(
+                session,
+                rows[number].address_id,
+                "debt-notice",
+                reason="unsubscribed",
+                source="link",
+                now=datetime.now(UTC),
+            )
+        gone[f"<{rows[number].id}@notices.example.test>"] = time.monotonic()
+
+    def watch() -> None:
+        began = time.monotonic()
+        waiting = list(range(39, 3, -1))
+        while not over.wait(0.05):
+            asked = time.monotonic()
+            for message_id in world.sink.ask(ids=True)["message_ids"]:
+                there.setdefault(message_id, asked)
+            # One after the other, in the order in which they will be due.
+            if waiting and asked - began > 0.3 * (40 - len(waiting)):
+                opt_out(waiting.pop())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    world.deliver()
+    over.set()
+    watcher.join()
+    late = [there[each] - gone[each] for each in gone if each in there]
+    assert not [seconds for seconds in late if seconds > 1.2]  # it is looked for every 0.05 s
+    status = world.status(name)
+    assert status["skipped"].get("unsubscribed", 0) > 10
+    assert status["accepted"] + status["skipped_total"] == 40
+    assert world.sink.ask()["received"] == status["accepted"]
+    assert status["in_doubt"] == 0
+
+
+def test_a_pause_holds_back_what_a_slow_server_has_not_been_given(world: World) -> None:
+    name = world.launch(40)
+    world.sink.set_script(delay_ms=1_000)
+    began = time.monotonic()
+    counted: list[int] = []
+
+    def watch() -> None:
+        time.sleep(1.5)
+        story.pause(world.services, name)
+        time.sleep(1.0)
+        counted.append(world.sink.ask()["received"])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    world.deliver()
+    watcher.join()
+    assert time.monotonic() - began < 20
+    status = world.status(name)
+    assert (status["state"], status["in_doubt"]) == ("paused", 0)
+    assert counted == [status["accepted"]] == [world.sink.ask()["received"]]
+    world.sink.set_script()
+    story.resume(world.services, name)
+    world.deliver()
+    world.assert_all_once(name, 40)
 
 
 def test_lost_lease_ends_the_batch_and_doubts_are_bounded(world: World) -> None:

@@ -178,7 +178,7 @@ class BatchMachine(RuleBasedStateMachine):
             assert self.core.settle_is_due(self.now, idle=False) or self.core.settling is not None
         elif answer is Go.NEVER:
             gone = self.by_position[position].address_id in self.gone
-            assert gone or self.core.withdrawn
+            assert gone or self.core.withdrawn or self.core.lost
             withdrawn = Verdict(Fate.LATER, "withdrawn", unsent=True)
             self.core.failed(position, withdrawn, HOST, self.now.wall)
         else:
