@@ -1,4 +1,4 @@
-"""The door to PostgreSQL: engine, mapped base, time-ordered ids and the monthly partitions of messages.
+"""The door to PostgreSQL: engine, time-ordered ids and the monthly partitions of messages.
 
 PostgreSQL holds the truth; everything else in this system may be lost. Messages are partitioned by month on their id: a UUIDv7 begins
 with the milliseconds of its birth (RFC 9562 section 5.7), so the id alone finds the partition and stays unique across all of them.
@@ -10,26 +10,10 @@ import secrets
 import uuid
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import DeclarativeBase
 
 from notifier.errors import SettingsError
-
-_NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """Base of every mapped class; a mapped class is the domain object itself."""
-
-    metadata = MetaData(naming_convention=_NAMING)
-
 
 POOL, OVERFLOW = 16, 4
 

@@ -43,8 +43,9 @@ class Services:
         self.settings = settings or Settings.from_env()
         self.clock = clock
         self._app = app
-        # The streams of single notices by template version and sandbox: they never change, so each is looked up once.
-        self.streams: dict[tuple[str, bool], int] = {}
+        # The endless campaigns of single notices by template version and sandbox: they never
+        # change, so each is looked up once.
+        self.transactional: dict[tuple[str, bool], int] = {}
 
     @cached_property
     def engine(self) -> Engine:

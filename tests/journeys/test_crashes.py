@@ -15,6 +15,7 @@ import pytest
 
 from notifier.flows import control as story
 from notifier.instance.supervisor import kill_tree
+from notifier.states import MessageState
 from tests.journeys.conftest import WINDOW, World
 
 MAILS = 2_000
@@ -30,7 +31,7 @@ def test_a_worker_child_is_killed(world: World) -> None:
     world.until_done(name, 0.3)
     world.kill(world.worker_children()[0].pid)
     found = world.finish(name)
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert duplicates(world) <= found.counts.doubted <= WINDOW
     assert found.counts.doubted > 0, "the kill struck nothing, so the test proved nothing"
 
@@ -40,7 +41,7 @@ def test_the_whole_worker_is_killed(world: World) -> None:
     world.until_done(name, 0.3)
     kill_tree(world.instance.processes["worker-campaign"])
     found = world.finish(name)
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert duplicates(world) <= found.counts.doubted <= 2 * WINDOW
 
 
@@ -49,13 +50,13 @@ def test_under_hold_nothing_is_sent_twice_and_an_operator_decides(world: World) 
     world.until_done(name, 0.3)
     kill_tree(world.instance.processes["worker-campaign"])
     found = world.finish(name)
-    held = found.counts.states["in_doubt"]
+    held = found.counts.of(MessageState.IN_DOUBT)
     assert duplicates(world) == 0
     assert 0 < held == found.counts.doubted <= 2 * WINDOW
-    assert found.counts.states["accepted"] + held == MAILS
+    assert found.counts.of(MessageState.ACCEPTED) + held == MAILS
     assert story.decide_in_doubt(world.services, name, resend=True) == held
     after = world.finish(name)
-    assert after.counts.states == {"accepted": MAILS}
+    assert after.counts.states == {MessageState.ACCEPTED: MAILS}
     assert duplicates(world) <= held
 
 
@@ -63,7 +64,7 @@ def test_held_mail_can_be_given_up(world: World) -> None:
     name = world.launch(1_000, delay_ms=SLOW, definition=world.definition(in_doubt="hold"))
     world.until_done(name, 0.3)
     kill_tree(world.instance.processes["worker-campaign"])
-    held = world.finish(name).counts.states["in_doubt"]
+    held = world.finish(name).counts.of(MessageState.IN_DOUBT)
     assert story.decide_in_doubt(world.services, name, resend=False) == held
     after = world.status(name)
     assert after.counts.states == {"accepted": 1_000 - held, "given_up": held}
@@ -82,7 +83,7 @@ def test_the_broker_is_killed_and_its_data_wiped(world: World) -> None:
     valkey.start()
     assert valkey.url == world.instance.settings.broker_url
     found = world.finish(name)
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert (duplicates(world), found.counts.doubted) == (0, 0)
 
 
@@ -96,7 +97,7 @@ def test_the_database_is_killed_and_started_again(world: World) -> None:
     postgres.start()
     assert postgres.url == world.instance.settings.database_url
     found = world.finish(name)
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert duplicates(world) <= found.counts.doubted <= 2 * WINDOW
 
 
