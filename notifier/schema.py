@@ -137,7 +137,10 @@ class TaxpayerAddress(Base):
 
 
 class Suppression(Base):
-    """Who must not be written to, about what, and why. Lifted, never deleted; `*` is every topic."""
+    """Who must not be written to, about what, and why. Lifted, never deleted; `*` is every topic.
+
+    Each reason is a row of its own, lifted by itself.
+    """
 
     __tablename__ = "suppression"
     __table_args__ = (
@@ -148,10 +151,14 @@ class Suppression(Base):
             "uq_suppression_active",
             "address_id",
             "topic",
+            "reason",
             unique=True,
             postgresql_where=text("lifted_at IS NULL"),
         ),
-        Index("ix_suppression_created_at", "created_at"),
+        Index(
+            "ix_suppression_created_at", "created_at", postgresql_where=text("lifted_at IS NULL")
+        ),
+        Index("ix_suppression_address_id", "address_id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -1,4 +1,7 @@
-"""Which column is which field: found by name, label or synonym, in Vietnamese or English, with or without accents."""
+"""Which column is which field.
+
+Found by name, label or synonym, in Vietnamese or English, with or without accents.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """Return a heading without accents, case, punctuation and spaces. đ is no letter with an accent and is mapped by hand."""
+    """Return a heading without accents, case, punctuation and spaces.
+
+    đ is no letter with an accent and is mapped by hand.
+    """
     spelled = unicodedata.normalize(
         "NFD", unicodedata.normalize("NFC", text).casefold().replace("đ", "d")
     )
@@ -26,7 +32,10 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column in use: its place, its heading as in the file, its field, and whether it belongs to a line of the mail."""
+    """A column in use: its place, its heading as in the file, and its field.
+
+    `line`: it belongs to a line of the mail, not to the whole.
+    """
 
     index: int
     heading: str
@@ -36,7 +45,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a table is read: the row of the headings, the columns in use, and the headings of those that are not."""
+    """How a table is read: the row of the headings, and the columns in use.
+
+    `unused` are the headings of those that are not, `headings` all of them.
+    """
 
     header_row: int
     used: tuple[Column, ...]
@@ -64,9 +76,10 @@ def _wanted(template: Template) -> dict[str, tuple[Field, bool]]:
 
 
 def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
-    """Match a row of headings with the template's fields; columns may lack, see `check`. Raise TableError for a doubled one.
+    """Match a row of headings with the template's fields; columns may lack, see `check`.
 
-    A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not known with it.
+    A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not
+    known with it. Raise TableError for a doubled column.
     """
     wanted = _wanted(template)
     headings = tuple(
@@ -81,25 +94,26 @@ def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
     exact = {(field.name, line) for field, line in found.values()}
     for index, heading in enumerate(headings):
         meant = _without_remarks(wanted, heading) if index not in found else None
-        # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that was meant.
+        # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that
+        # was meant.
         if meant is not None and (meant[0].name, meant[1]) not in exact:
             found[index] = meant
     used: list[Column] = []
     for index, (field, line) in sorted(found.items()):
-        column = Column(index, headings[index], field, line)
+        column = Column(index=index, heading=headings[index], field=field, line=line)
         if twin := next(
             (each for each in used if each.field.name == field.name and each.line == line), None
         ):
             raise TableError(
-                f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" ({letters(index)}) both hold '
-                f"{field.label['en']} ({field.label['vi']}).",
+                f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" '
+                f"({letters(index)}) both hold {field.label['en']} ({field.label['vi']}).",
                 fix="Remove or rename one of them.",
             )
         used.append(column)
     unused = tuple(
         heading for index, heading in enumerate(headings) if heading and index not in found
     )
-    return Columns(row_no, tuple(used), unused, headings)
+    return Columns(header_row=row_no, used=tuple(used), unused=unused, headings=headings)
 
 
 def _without_remarks(

@@ -1,19 +1,24 @@
-"""The rows that were not accepted as they are, for download: in the original order, with the original cells and what to do."""
+"""The rows that were not accepted as they are, for download.
+
+They stand in the original order, with the original cells and what to do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import xlsxwriter
 from defusedcsv import csv
-from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
 
+from notifier.domain import audiences
+from notifier.domain.audiences import Kind, Problem
 from notifier.errors import TableError
 
 _MAX_SHEET_ROWS = 1_048_575
 _MAX_CELL_CHARS = 32_000
-_KINDS = {
+_KINDS: Mapping[Kind, str] = {
     "rejected": "Không nhận / Rejected",
     "warning": "Lưu ý / Warning",
     "merged": "Gộp / Merged",
@@ -28,30 +33,21 @@ _ADDED = (
 )
 
 
-def write_problems(connection: Connection, audience_id: int, out: Path) -> int:
-    """Write the problems of an audience to `out` (.xlsx or .csv) and return how many; raise TableError for another ending."""
+def write_problems(session: Session, audience_id: int, out: Path) -> int:
+    """Write the problems of an audience to `out` (.xlsx or .csv) and return how many.
+
+    Raise TableError for another ending.
+    """
     kind = out.suffix.lower()
     if kind not in {".csv", ".xlsx"}:
         raise TableError(
             f"{out.name} is neither a .csv nor an .xlsx file.",
             fix="Let its name end in one of them.",
         )
-    header = (
-        connection.scalar(text("SELECT header FROM audience WHERE id = :id"), {"id": audience_id})
-        or []
-    )
-    rows = connection.execute(
-        text("""SELECT row_no, kind, column_name, value, problem_vi, problem_en, cells FROM audience_reject
-                 WHERE audience_id = :id ORDER BY row_no, kind"""),
-        {"id": audience_id},
-        execution_options={"yield_per": 2_000},
-    )
-    table = (
-        [row[0], _KINDS[row[1]], *row[2:6], *(cell[:_MAX_CELL_CHARS] for cell in row[6])]
-        for row in rows
-    )
-    headings = [*_ADDED, *header]
-    # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
+    headings = [*_ADDED, *audiences.get(session, audience_id).header]
+    table = map(_row, audiences.problems(session, audience_id))
+    # Written beside its final name and moved there at the end: a report that was stopped half-way
+    # is never taken for a whole one.
     part = out.with_name(out.name + ".part")
     try:
         written = (
@@ -63,6 +59,19 @@ def write_problems(connection: Connection, audience_id: int, out: Path) -> int:
     finally:
         part.unlink(missing_ok=True)
     return written
+
+
+def _row(found: Problem) -> list[object]:
+    """Return a problem in the order of `_ADDED`, and then the row as it came."""
+    return [
+        found.row_no,
+        _KINDS[found.kind],
+        found.column,
+        found.value,
+        found.vi,
+        found.en,
+        *(cell[:_MAX_CELL_CHARS] for cell in found.cells),
+    ]
 
 
 def _write_csv(out: Path, headings: list[str], table: Iterator[list[object]]) -> int:

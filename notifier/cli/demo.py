@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -40,7 +41,8 @@ def demo(
     port: Port = 8000,
     workers: Workers = 2,
 ) -> None:
-    """Start everything and send debt notices to invented businesses, into the inbox of the mail catcher."""
+    """Start everything and send debt notices to invented businesses, into the catcher's inbox."""
+    os.umask(0o077)
     began = time.monotonic()
     settings = Settings.from_env()
     instance = make_instance(settings, port=port, workers=workers, logs=False)

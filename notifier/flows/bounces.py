@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+from notifier.domain import addresses, webhooks
 from notifier.domain import suppressions as suppression
-from notifier.domain import webhooks
 from notifier.inbound import reports as bounces
 from notifier.inbound.reports import Kind, Report
 from notifier.services import Services
@@ -35,7 +35,7 @@ def take(services: Services, raw: bytes, recipient: str) -> Report | None:
         if found is None:
             return None
         address_id = int(found)
-        if suppression.lock_addresses(session, [address_id]) != {address_id}:
+        if addresses.lock(session, [address_id]) != {address_id}:
             return None
         if row is None or not row.sandbox:
             if report.dead:

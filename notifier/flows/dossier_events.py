@@ -17,8 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from notifier.db import new_id
-from notifier.domain import dossiers, idempotency, messages
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, dossiers, idempotency, messages
 from notifier.domain.dossiers import (
     Dossier,
     DossierKey,
@@ -163,7 +162,7 @@ def _record_events(
         services,
         now,
         dossiers.lock(connection, {event.dossier: event.key_id for event in unique.values()}),
-        suppression.address_ids(
+        addresses.ids(
             session, {event.email for event in unique.values() if event.email is not None}
         ),
     )

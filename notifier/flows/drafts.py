@@ -18,7 +18,7 @@ import orjson
 
 from notifier.domain import audiences, campaigns
 from notifier.domain.campaign_files import Definition, parse_definition
-from notifier.errors import TransitionError
+from notifier.errors import CampaignError, TransitionError
 from notifier.flows import proofs
 from notifier.flows.launch import LANE, make_plan, refuse_moment, start
 from notifier.flows.lists import load_list
@@ -31,6 +31,10 @@ ENDINGS = (".csv", ".xlsx", ".xls", ".ods")
 
 def from_json(name: str, definition: Mapping[str, Any]) -> Definition:
     """Return a definition that came as JSON, named `definition` in errors; raise CampaignError."""
+    if "list" in definition:
+        raise CampaignError(
+            "definition: list is not known.", fix="Attach the list by a request of its own."
+        )
     text = orjson.dumps(definition).decode()
     return parse_definition(text, name=name, shown="definition")
 

@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 
 from notifier import schema
 from notifier.db import born_at, id_floor, new_id
-from notifier.domain import calendar, idempotency, messages
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, calendar, idempotency, messages
 from notifier.errors import NotFoundError, TransitionError
 from notifier.flows import transactional as notice
 from notifier.rendering.blueprint import Preview
@@ -66,7 +65,7 @@ def ask(
             kept = idempotency.claim(session.connection(), {claimed: fingerprint}, now)
             if claimed in kept:
                 return uuid.UUID(kept[claimed].for_request(fingerprint))
-        address_id = suppression.address_ids(session, [wanted.email])[wanted.email]
+        address_id = addresses.ids(session, [wanted.email])[wanted.email]
         due_at = max(now, wanted.send_at or now)
         planned = notice.Notice(
             campaign_id=stream,

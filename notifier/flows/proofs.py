@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from notifier.domain import calendar, campaigns
+from notifier.domain import addresses, calendar, campaigns
 from notifier.domain import suppressions as suppression
 from notifier.domain.campaign_files import Definition
 from notifier.errors import CampaignError, NotFoundError, RenderError
@@ -101,7 +101,7 @@ def check(
 
 def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
     try:
-        _, content = job.render(row, now)
+        content = job.render(row, now).content
     except RenderError as error:
         result.unrenderable_total += 1
         if len(result.unrenderable) < _SHOWN_FAILURES:
@@ -229,7 +229,7 @@ def send_test(
             f"The template {plan.template.name} has no language {language}.", fix="Choose vi or en."
         )
     with services.session() as session:
-        address_id = suppression.address_id(session, to)
+        address_id = addresses.id_of(session, to)
         terms = notice.terms_of(services, plan.template, sender=plan.terms.sender, data=plan.data)
         stream = notice.campaign_for(session, services, plan.template, terms)
         letter = notice.Notice(

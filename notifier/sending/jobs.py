@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from notifier.channel import Outgoing
 from notifier.db import born_at
 from notifier.domain.calendar import Calendar
 from notifier.domain.campaigns import Terms
 from notifier.domain.links import LinkSigner
-from notifier.errors import RenderError
 from notifier.rendering import catalogue
 from notifier.rendering.blueprint import Blueprint, Letter, compile_blueprint
 from notifier.rendering.dkim import DkimSigner
@@ -20,8 +19,6 @@ from notifier.sending.ledger import Ledger, Row, decode_data
 from notifier.states import InDoubtPolicy, Lane
 
 NOTICE_LIFETIME = 3 * 86_400.0
-# The address goes into an SMTP command: nothing that ends the command or the path may be in it (RFC 5321 section 4.1.2).
-_SAFE_ADDRESS = re.compile(r"[!-;=?-~]+@[!-;=?A-Z\[\]^-~]+")
 
 
 @dataclass(slots=True)
@@ -105,16 +102,16 @@ class Job:
             self._date = (second, datetime.fromtimestamp(second, UTC))
         return self._date[1]
 
-    def render(self, row: Row, now: float) -> tuple[bytes, bytes]:
-        """Return the SMTP envelope and the text of a message; raise RenderError when they cannot be made."""
-        if _SAFE_ADDRESS.fullmatch(row.email) is None:
-            raise RenderError("The address cannot be written in an SMTP command.")
+    def render(self, row: Row, now: float) -> Outgoing:
+        """Return what is to be sent, as of `now`; raise RenderError when it cannot be made.
+
+        The sender is a mailbox of the message's own, by which a bounce is known again.
+        """
         content = self.blueprint(row.language).fill(self.letter(row, now))
         if self.dkim is not None:
             content = self.dkim.sign(content, now)
         bounce = self.signer.bounce_tag(row.id)
-        envelope = f"MAIL FROM:<b+{bounce}@{self.mail_domain}>\r\nRCPT TO:<{row.email}>\r\n"
-        return envelope.encode("ascii"), content
+        return Outgoing(row.position, f"b+{bounce}@{self.mail_domain}", row.email, content)
 
 
 class Jobs:

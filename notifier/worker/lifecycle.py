@@ -30,6 +30,7 @@ from notifier.sending.ledger import Ledger
 from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.smtp.connection import SmtpChannel
 from notifier.webhooks import delivery as webhooks
 
 log = structlog.get_logger(__name__)
@@ -113,9 +114,10 @@ def make_sender(parts: Services) -> Sender:
         jobs=Jobs(settings.mail_domain, parts.signer, parts.dkim),
         routes=parts.routes,
         throttle=Throttle(settings.require_broker()),
-        hostname=settings.hostname,
+        channel_of=lambda route: SmtpChannel(
+            route.server, hostname=settings.hostname, timeout=settings.smtp_timeout_seconds
+        ),
         connections=settings.connections,
-        timeout=settings.smtp_timeout_seconds,
         lease_seconds=settings.lease_seconds,
         retry_minutes=settings.retry_minutes,
         stopping=stopping,

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses
 from notifier.instance.processes import kept_port
 from notifier.instance.servers.mailbox import MailboxWriter
 from notifier.services import Services
@@ -134,4 +134,4 @@ def pages(services: Services, tmp_path: Path, stranger: Home) -> Iterator[str]:
 def address_id(services: Services) -> int:
     """The number of an address that has links."""
     with services.session() as session:
-        return suppression.address_id(session, OWNER)
+        return addresses.id_of(session, OWNER)

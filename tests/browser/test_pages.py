@@ -13,6 +13,7 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.instance.processes import kept_port
 from notifier.instance.servers.mailbox import MailboxWriter
@@ -71,9 +72,7 @@ def site(services: Services, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def token(services: Services) -> str:
     with services.session() as session:
-        return services.signer.token(
-            suppression.address_id(session, "b@example.test"), "tax-policy"
-        )
+        return services.signer.token(addresses.id_of(session, "b@example.test"), "tax-policy")
 
 
 @pytest.fixture

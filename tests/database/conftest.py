@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -80,7 +80,7 @@ class World:
 
 @pytest.fixture
 def world(settings: Settings) -> Iterator[World]:
-    services = Services(replace(settings, webhooks_private=True))
+    services = Services(settings.replace(webhooks_private=True))
     with Receiver() as receiver:
         made = World(services, receiver, datetime.now(UTC) + timedelta(seconds=1))
         services.clock = lambda: made.now

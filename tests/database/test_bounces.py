@@ -7,7 +7,7 @@ import uuid
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import keys
+from notifier.domain import addresses, keys
 from notifier.domain import suppressions as suppression
 from notifier.flows import bounces as returned
 from notifier.flows import message_requests as message
@@ -39,7 +39,7 @@ def ask(services: Services) -> tuple[int, uuid.UUID, int]:
         services, wanted, key_id=key.id, sandbox=False, token=None, fingerprint=b"", request="r"
     )
     with services.session() as session:
-        return key.id, message_id, suppression.address_id(session, ADDRESS)
+        return key.id, message_id, addresses.id_of(session, ADDRESS)
 
 
 def bounce(status: str = "5.1.1", action: str = "failed") -> bytes:
@@ -141,7 +141,7 @@ def test_a_complaint_with_a_forged_link_or_anothers_message_is_not_believed(
         is None
     )
     with services.session() as session:
-        other = suppression.address_id(session, "khac@example.test")
+        other = addresses.id_of(session, "khac@example.test")
     link = services.signer.token(other, "settlement-guidance")
     returned.take(services, complaint(link, message_id), "abuse@notices.example.test")
     assert hooks(services) == []

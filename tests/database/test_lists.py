@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import openpyxl
@@ -10,7 +13,9 @@ import pytest
 import xlsxwriter
 from sqlalchemy import text
 
-from notifier.errors import TableError
+from notifier.audience.tables import Cells, Table
+from notifier.domain import audiences
+from notifier.errors import NotFoundError, TableError
 from notifier.flows.lists import first_problems, load_list, write_rejected
 from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
@@ -68,7 +73,15 @@ def test_a_list_is_loaded_once_and_known_again_whatever_its_name(
     assert counts(services) == dict(zip(TABLES, (1, 0, 500, 500, 500, 500), strict=True))
     copy = tmp_path / f"copy{ending}"
     copy.write_bytes(path.read_bytes())
-    assert load_list(services, copy, template) == audience
+    again = load_list(services, copy, template)
+    assert again.id == audience.id
+    assert (again.rows_read, again.accepted, again.merged, again.rejected, again.totals) == (
+        audience.rows_read,
+        audience.accepted,
+        audience.merged,
+        audience.rejected,
+        audience.totals,
+    )
     assert counts(services)["audience"] == 1
 
 
@@ -162,3 +175,55 @@ def test_a_folder_and_a_missing_file_are_refused_before_the_database_is_asked(
         with pytest.raises(TableError) as error:
             load_list(services, path, services.catalogue["debt-notice"])
         assert error.value.fix
+
+
+def test_the_list_of_a_draft_is_kept_until_it_is_dropped(services: Services) -> None:
+    content = bytes(range(256)) * 1_000
+    with services.session() as session:
+        number = audiences.attach_file(session, "danh sách.xlsx", content, services.clock())
+        other = audiences.attach_file(session, "list.csv", b"", services.clock())
+    with services.session() as session:
+        assert audiences.read_file(session, number) == ("danh sách.xlsx", content)
+        digest = session.scalar(text("SELECT sha256 FROM list_file WHERE id = :id"), {"id": number})
+        assert digest == hashlib.sha256(content).digest()
+        audiences.drop_file(session, number)
+        audiences.drop_file(session, number)
+    with services.session() as session:
+        with pytest.raises(NotFoundError) as error:
+            audiences.read_file(session, number)
+        assert error.value.fix
+        assert audiences.read_file(session, other) == ("list.csv", b"")
+
+
+@dataclass(frozen=True)
+class Register:
+    """A list that is in no file."""
+
+    rows: list[list[str]]
+    name: str = "register of 2026-11-01"
+
+    @property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(repr(self.rows).encode()).digest()
+
+    def tables(self) -> Iterator[Table]:
+        cells: list[Cells] = [list(HEADINGS), *self.rows]
+        numbered = list(enumerate(cells, 1))
+        yield Table(
+            name="businesses", head=numbered[:5], rest=iter(numbered[5:]), total=len(numbered)
+        )
+
+
+def test_whatever_has_a_name_a_digest_and_rows_is_a_list(services: Services) -> None:
+    template = services.catalogue["debt-notice"]
+    rows = list(invented_rows(50, lines=1))
+    rows.append(list(rows[0]))
+    seen: list[tuple[int, int | None]] = []
+    audience = load_list(
+        services, Register(rows), template, progress=lambda done, total: seen.append((done, total))
+    )
+    assert (audience.rows_read, audience.accepted, audience.merged) == (51, 50, 1)
+    assert audience.file_name == "register of 2026-11-01"
+    assert seen == [(51, 51)]
+    assert load_list(services, Register(rows), template).id == audience.id
+    assert load_list(services, Register(rows[:-1]), template).id != audience.id

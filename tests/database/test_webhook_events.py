@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import keys, webhooks
-from notifier.domain import suppressions as suppression
+from notifier.domain import addresses, keys, webhooks
 from notifier.flows import unsubscribe as subscription
 from notifier.flows import upkeep
 from notifier.instance.servers.catcher import Catcher
@@ -31,7 +29,7 @@ def ask_for(services: Services, email: str, *, key: str = "portal") -> uuid.UUID
 @pytest.fixture
 def sending(settings: Settings, catcher: Catcher) -> Iterator[tuple[Services, Callable[[], None]]]:
     """Services with a key, and what delivers every message that waits."""
-    services = Services(replace(settings, smtp_url=catcher.url, smtp_timeout_seconds=2.0))
+    services = Services(settings.replace(smtp_url=catcher.url, smtp_timeout_seconds=2.0))
     add_key(services, "portal", "https://receiver.example.test/")
     sender = lifecycle.make_sender(services)
 
@@ -147,7 +145,7 @@ def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(
     ):
         ask_for(services, email, key=key)
     with services.session() as session:
-        number = suppression.address_id(session, "ai@example.test")
+        number = addresses.id_of(session, "ai@example.test")
     token = services.signer.token(number, "tax-policy")
     assert subscription.stop(services, token).stopped
     subscription.stop(services, token)

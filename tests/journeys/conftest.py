@@ -116,8 +116,7 @@ class World:
 
 def start_world(folder: Path, **changes: object) -> World:
     """Start a system in `folder` with short leases."""
-    base = replace(
-        Settings(),
+    base = Settings(
         var=folder / "var",
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",
@@ -128,7 +127,7 @@ def start_world(folder: Path, **changes: object) -> World:
         connections=8,
         log_format="json",
     )
-    settings = replace(base, **changes)  # type: ignore[arg-type]
+    settings = base.replace(**changes)
     instance = make_instance(
         settings, port=8000, workers=2, web=False, logs=False, keep_mail=False
     ).start()

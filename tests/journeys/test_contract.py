@@ -145,9 +145,9 @@ def test_every_example_is_accepted(site: str, header: dict[str, str]) -> None:
         ]
         assert {each["operationId"] for _, _, each in listed} >= set(STEPS)
         listed.sort(
-            key=lambda each: STEPS.index(each[2]["operationId"])
-            if each[2]["operationId"] in STEPS
-            else -1
+            key=lambda each: (
+                STEPS.index(each[2]["operationId"]) if each[2]["operationId"] in STEPS else -1
+            )
         )
         create = document["paths"]["/api/v1/campaigns"]["post"]
         example = sent(create)["json"]

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,7 +139,8 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         assert "has no webhook" in str(refused)
         receiver.answer = lambda _: 200
         run(world, "set", "operated", receiver.url)
-        assert "1 events are told again" in run(world, "replay", "operated", "--set-aside").stdout
+        again = run(world, "replay", "operated", "--dead-letter")
+        assert "1 events are posted again" in again.stdout
         world.until(lambda: delivered(world, "operated") == 1)
         assert run(world, "replay", "operated", "--since", "2020-01-01").exit_code == 0
         world.until(lambda: len(receiver.requests) == 3)
@@ -160,12 +160,13 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         (("secret", "nobody"), "no key named nobody"),
         (("list", "nobody"), "no key named nobody"),
         (("replay", "nobody"), "no key named nobody"),
+        (("replay", "nobody", "--dead-letter", "--since", "2026-01-01"), "exclude each other"),
         (("replay", "nobody", "--set-aside", "--since", "2026-01-01"), "exclude each other"),
         (("remove", "nobody"), "no key named nobody"),
     ],
 )
 def test_a_mistake_is_one_sentence(world: World, arguments: tuple[str, ...], words: str) -> None:
-    environment = replace(world.instance.settings, webhooks_private=False).to_env()
+    environment = world.instance.settings.replace(webhooks_private=False).to_env()
     found = CliRunner().invoke(cli.app, ["webhook", *arguments], env=environment).exception
     assert isinstance(found, NotifierError)
     assert words in str(found)

@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
+from notifier.channel import Connection, Fate, Go, Outgoing, Verdict
 from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
-from notifier.smtp.connection import Connection, Outgoing, connect
-from notifier.smtp.verdicts import Fate, Verdict
+from notifier.smtp.connection import connect
 
 TIMEOUT = 20.0
 
@@ -25,6 +25,7 @@ class Notes:
     pulled: int = 0
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     ends: list[Verdict | None] = field(default_factory=list)
+    answers: dict[int, list[Go]] = field(default_factory=dict)
     idles: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -35,9 +36,16 @@ class Notes:
         position, self.pulled = self.pulled, self.pulled + 1
         return Outgoing(
             position,
-            f"MAIL FROM:<b@notices.example.test>\r\nRCPT TO:<{self.recipients[position]}>\r\n".encode(),
+            "b@notices.example.test",
+            self.recipients[position],
             f"Message-ID: {self.message_id(position)}\r\nSubject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
         )
+
+    def may_go(self, message: Outgoing) -> Go:
+        """Answer as `answers` says, and let all others go."""
+        assert message.position < self.pulled
+        waiting = self.answers.get(message.position)
+        return waiting.pop(0) if waiting else Go.NOW
 
     def message_id(self, position: int) -> str:
         """Return the Message-ID of a message."""
@@ -89,8 +97,7 @@ async def drive(
 async def drive_connection(notes: Notes, connection: Connection) -> None:
     """Send over `connection`, asking for timeouts as a sender does."""
     loop = asyncio.get_running_loop()
-    connection.source = notes
-    connection.kick()
+    connection.send(notes)
     async with asyncio.timeout(TIMEOUT):
         while not notes.over.is_set():
             try:

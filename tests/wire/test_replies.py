@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifier.smtp.verdicts import Fate
+from notifier.channel import Fate
 from tests.wire.dialogue import Notes, drive, with_server
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN

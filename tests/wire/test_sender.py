@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+import redis.asyncio
 from sqlalchemy import text
 
 from notifier.db import plain_url
@@ -27,6 +29,8 @@ from notifier.flows.launch import launch
 from notifier.instance.servers.catcher import Catcher
 from notifier.invented import HEADINGS, invented_rows
 from notifier.sending import ledger
+from notifier.sending.budgets import Habits
+from notifier.sending.core import MAX_SLOW_REPLIES
 from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
@@ -91,14 +95,17 @@ class World:
             result = connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
 
+    def send(self, batch_id: int) -> None:
+        """Deliver a batch as a worker's task does."""
+        if (done := self.sender.deliver(batch_id)) is not None:
+            story.finish(self.services, done)
+
     def deliver(self) -> None:
         """Deliver every batch that may be leased now, once."""
         with self.services.engine.begin() as connection:
             ids = batches.ready(connection, "campaign")
         for batch_id in ids:
-            # As a worker's task does.
-            if (done := self.sender.deliver(batch_id)) is not None:
-                story.finish(self.services, done)
+            self.send(batch_id)
 
     def wait_and_gather(self) -> None:
         """Let all deferred messages be due, put them into batches and deliver these."""
@@ -149,7 +156,7 @@ def world(settings: Settings, server: Catcher, tmp_path: Path, routes_file: str)
     if routes_file:
         file = tmp_path / "routes.toml"
         file.write_text(routes_file)
-    services = Services(replace(settings, smtp_url=server.url, routes_file=file))
+    services = Services(settings.replace(smtp_url=server.url, routes_file=file))
     made = World(services, server, tmp_path)
     yield made
     made.sender.close()
@@ -223,16 +230,26 @@ def test_each_outcome_is_told_apart(world: World) -> None:
 def test_block_of_the_sender_slows_the_route_and_is_not_held_against_the_address(
     world: World,
 ) -> None:
-    name = world.launch(["block@simulate.test", *[f"u{n}@example.test" for n in range(40)]])
+    name = world.launch(100)
+    world.sink.set_script(rcpt_reply="550 5.7.1 blocked by policy")
     world.deliver()
-    status = world.status(name)
-    assert status["refused"] == 1
+    refused = world.status(name)["refused"]
+    assert MAX_SLOW_REPLIES <= refused <= MAX_SLOW_REPLIES + 2 * world.services.settings.connections
     assert world.sql("SELECT count(*) FROM suppression") == [(0,)]
     [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
     assert (state, due > datetime.now(UTC)) == ("ready", True)
+    world.sink.set_script()
     resume_route(world)
     world.deliver()
-    assert world.status(name)["accepted"] == 40
+    assert world.status(name)["accepted"] == 100 - refused
+
+
+def test_one_recipient_that_blocks_us_holds_up_nobody_else(world: World) -> None:
+    name = world.launch(["block@simulate.test", *[f"u{n}@example.test" for n in range(40)]])
+    world.deliver()
+    status = world.status(name)
+    assert (status["refused"], status["accepted"], status["state"]) == (1, 40, "finished")
+    assert world.sql("SELECT count(*) FROM suppression") == [(0,)]
 
 
 def resume_route(world: World) -> None:
@@ -253,10 +270,8 @@ def test_deferred_message_comes_back_in_a_batch_of_its_own(world: World) -> None
 
 
 def test_message_expires_instead_of_waiting_past_its_end(world: World) -> None:
-    name = world.launch(
-        ["full@simulate.test", "delivered@simulate.test"],
-        not_after=datetime.now(UTC) + timedelta(seconds=0.9),
-    )
+    name = world.launch(["full@simulate.test", "delivered@simulate.test"])
+    world.sql("UPDATE campaign SET not_after = clock_timestamp() + interval '0.9 seconds'")
     world.deliver()
     status = world.status(name)
     assert (status["accepted"], status["expired"], status["state"]) == (1, 1, "finished")
@@ -341,6 +356,81 @@ def test_opting_out_while_the_batch_is_sent_counts(world: World) -> None:
     assert world.sink.ask()["received"] == 399
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_opting_out_counts_within_a_second_however_slow_the_server_is(
+    world: World, pipelining: bool
+) -> None:
+    """At 1.5 s a reply, no text of one who opted out leaves later than a second after."""
+    name = world.launch(40)
+    world.sink.set_script(delay_ms=1_500, pipelining=pipelining)
+    rows = world.sql("SELECT id, address_id FROM message ORDER BY position")
+    gone: dict[str, float] = {}  # Message-ID of who opted out → when
+    there: dict[str, float] = {}  # Message-ID at the sink → when it was seen first
+    over = threading.Event()
+
+    def opt_out(number: int) -> None:
+        with world.services.session() as session:
+            suppression.suppress(
+                session,
+                rows[number].address_id,
+                "debt-notice",
+                reason="unsubscribed",
+                source="link",
+                now=datetime.now(UTC),
+            )
+        gone[f"<{rows[number].id}@notices.example.test>"] = time.monotonic()
+
+    def watch() -> None:
+        began = time.monotonic()
+        waiting = list(range(39, 3, -1))
+        while not over.wait(0.05):
+            asked = time.monotonic()
+            for message_id in world.sink.ask(ids=True)["message_ids"]:
+                there.setdefault(message_id, asked)
+            # One after the other, in the order in which they will be due.
+            if waiting and asked - began > 0.3 * (40 - len(waiting)):
+                opt_out(waiting.pop())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    world.deliver()
+    over.set()
+    watcher.join()
+    late = [there[each] - gone[each] for each in gone if each in there]
+    assert not [seconds for seconds in late if seconds > 1.2]  # it is looked for every 0.05 s
+    status = world.status(name)
+    assert status["skipped"].get("unsubscribed", 0) > 10
+    assert status["accepted"] + status["skipped_total"] == 40
+    assert world.sink.ask()["received"] == status["accepted"]
+    assert status["in_doubt"] == 0
+
+
+def test_a_pause_holds_back_what_a_slow_server_has_not_been_given(world: World) -> None:
+    name = world.launch(40)
+    world.sink.set_script(delay_ms=1_000)
+    began = time.monotonic()
+    counted: list[int] = []
+
+    def watch() -> None:
+        time.sleep(1.5)
+        story.pause(world.services, name)
+        time.sleep(1.0)
+        counted.append(world.sink.ask()["received"])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    world.deliver()
+    watcher.join()
+    assert time.monotonic() - began < 20
+    status = world.status(name)
+    assert (status["state"], status["in_doubt"]) == ("paused", 0)
+    assert counted == [status["accepted"]] == [world.sink.ask()["received"]]
+    world.sink.set_script()
+    story.resume(world.services, name)
+    world.deliver()
+    world.assert_all_once(name, 40)
+
+
 def test_lost_lease_ends_the_batch_and_doubts_are_bounded(world: World) -> None:
     name = world.launch(400)
     world.at(100, lambda: world.sql("UPDATE batch SET lease_owner = gen_random_uuid()"))
@@ -384,7 +474,7 @@ def test_batch_is_delivered_once_however_often_it_is_woken(world: World) -> None
     other = lifecycle.make_sender(world.services)
     world.at(50, lambda: None)
     for _ in range(3):
-        world.sender.deliver(batch_id)
+        world.send(batch_id)
     other.deliver(batch_id)
     other.close()
     world.assert_all_once(name, 100)
@@ -393,9 +483,9 @@ def test_batch_is_delivered_once_however_often_it_is_woken(world: World) -> None
 @pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
 def test_server_that_asks_to_slow_down_is_left_alone(world: World, stage: str) -> None:
     name = world.launch(100)
-    world.sink.set_script(every=20, first=1, **{stage: "421 4.7.0 too fast"})
+    world.sink.set_script(**{stage: "421 4.7.0 too fast"})
     world.deliver()
-    assert world.status(name)["accepted"] < 100
+    assert world.status(name)["accepted"] == 0
     [(state, due)] = world.sql("SELECT state::text, due_at FROM batch")
     assert (state, due > datetime.now(UTC)) == ("ready", True)
     # Another batch of the same route is not tried either.
@@ -403,11 +493,148 @@ def test_server_that_asks_to_slow_down_is_left_alone(world: World, stage: str) -
     world.sql("UPDATE batch SET due_at = clock_timestamp() WHERE state = 'ready'")
     world.deliver()
     assert world.sink.ask()["received"] == received
+    world.sink.set_script()
     resume_route(world)
     world.deliver()
+    # Only a message that met several such connections is suspected itself, and has an attempt.
+    assert world.status(name)["accepted"] >= 98
     world.wait_and_gather()
     world.assert_all_once(name, 100)
     assert world.status(name)["in_doubt"] == 0
+
+
+@pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
+@pytest.mark.parametrize("code", ["421 4.7.0", "452 4.5.3"])
+def test_enough_between_successes_pauses_nothing_and_is_no_attempt(
+    world: World, stage: str, code: str
+) -> None:
+    name = world.launch(300)
+    world.sink.set_script(every=20, **{stage: f"{code} enough for now"})
+    world.deliver()
+    world.assert_all_once(name, 300)
+    assert world.sql("SELECT DISTINCT attempts, doubts FROM message") == [(1, 0)]
+
+
+@pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
+def test_one_421_in_a_hundred_costs_nothing(world: World, stage: str) -> None:
+    name = world.launch(1_754)
+    world.sink.set_script(share=0.01, **{stage: "421 4.7.0 try again later"})
+    began = time.monotonic()
+    world.deliver()
+    world.assert_all_once(name, 1_754)
+    assert time.monotonic() - began < 40
+    assert world.sql("SELECT max(attempts), max(doubts) FROM message") == [(1, 0)]
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize(
+    "reply", ["421 4.7.0 too many messages", "452 4.5.3 too many messages", "452 later", ""]
+)
+def test_server_that_takes_three_messages_a_connection_gets_them_all(
+    world: World, reply: str, pipelining: bool
+) -> None:
+    name = world.launch(2_000)
+    script: dict[str, Any] = {"pipelining": pipelining}
+    if reply:
+        script |= {"enough_after": 3, "enough_reply": reply}
+    else:
+        script |= {"close_after": 3}
+    world.sink.set_script(**script)
+    began = time.monotonic()
+    world.deliver()
+    world.assert_all_once(name, 2_000)
+    assert time.monotonic() - began < 60
+    assert world.sql("SELECT max(attempts), max(doubts) FROM message") == [(1, 0)]
+    # By then we say goodbye ourselves, so that no envelope is written for nothing.
+    assert habits(world).messages == 3
+
+
+def habits(world: World) -> Habits:
+    """Return what is known of the only route's server."""
+    found: list[Habits] = []
+
+    async def look() -> None:
+        found.append(await world.sender.throttle.habits("relay"))
+
+    world.sender._loop.run_until_complete(look())
+    return found[0]
+
+
+def test_number_of_connections_is_learnt_and_rises_again(world: World) -> None:
+    name = world.launch(1_500)
+    world.sink.set_script(limit_connections=3, delay_ms=2)
+    world.deliver()
+    world.assert_all_once(name, 1_500)
+    learnt = habits(world).connections
+    assert 1 <= learnt < world.services.settings.connections
+    other = lifecycle.make_sender(world.services)
+    seen: list[Habits] = []
+
+    async def look() -> None:
+        seen.append(await other.throttle.habits("relay"))
+
+    # Another worker knows it, and after a while without a refusal it may be one more.
+    other._loop.run_until_complete(look())
+    assert seen[0].connections == learnt
+    with redis.Redis.from_url(world.services.settings.require_broker()) as client:
+        client.hincrbyfloat("notifier:habits:relay", "connections_at", -2.5)
+    other._loop.run_until_complete(look())
+    assert seen[1].connections in {learnt + 1, 0}
+    other.close()
+
+
+def test_server_that_often_says_too_fast_is_sent_less(world: World) -> None:
+    world.launch(150)
+    world.sink.set_script(every=3, rcpt_reply="451 4.7.1 you send too fast")
+    world.deliver()
+    known = habits(world)
+    assert known.per_minute >= 60
+    # A pace that falls holds back the next batch, and rises again when there are no complaints.
+    world.sink.set_script()
+    with redis.Redis.from_url(world.services.settings.require_broker()) as client:
+        client.hset("notifier:habits:relay", mapping={"rate": 1200, "rate_step": 60})
+        client.hset("notifier:habits:relay", "rate_at", time.time())
+    name = world.launch(40)
+    began = time.monotonic()
+    world.deliver()
+    assert world.status(name)["accepted"] == 40
+    assert 20 + (time.monotonic() - began) * 30 + 1 >= 40
+    with redis.Redis.from_url(world.services.settings.require_broker()) as client:
+        client.hincrbyfloat("notifier:habits:relay", "rate_at", -10)
+    assert habits(world).per_minute >= 1200 + 5 * 60
+
+
+def test_complaints_about_speed_that_are_few_change_nothing(world: World) -> None:
+    name = world.launch(600)
+    world.sink.set_script(every=50, rcpt_reply="451 4.7.1 you send too fast")
+    world.deliver()
+    status = world.status(name)
+    assert (status["accepted"], status["deferred"]) == (588, 12)
+    assert habits(world) == Habits()
+
+
+def test_pauses_double_and_are_forgotten_when_mail_is_taken(world: World) -> None:
+    world.sink.set_script(greeting="421 4.3.2 busy")
+    name = world.launch(60)
+    for pauses in (1, 2):
+        world.deliver()
+        assert habits(world).pauses == pauses
+        with redis.Redis.from_url(world.services.settings.require_broker()) as client:
+            client.delete("notifier:pause:relay")
+        world.sql("UPDATE batch SET due_at = clock_timestamp() WHERE state = 'ready'")
+    world.sink.set_script()
+    world.deliver()
+    world.assert_all_once(name, 60)
+    assert (habits(world).pauses, habits(world).pause) == (0, 0)
+
+
+def test_losing_the_broker_forgets_habits_and_sends_on(world: World) -> None:
+    name = world.launch(100)
+    # An address at which nobody listens.
+    world.sender.throttle._client = redis.asyncio.Redis.from_url("redis://127.0.0.1:9")
+    world.sink.set_script(enough_after=3)
+    world.deliver()
+    world.assert_all_once(name, 100)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def signing(settings: Settings) -> Settings:
 @pytest.fixture
 def world(signing: Settings, tmp_path: Path) -> Iterator[World]:
     with Catcher(folder=tmp_path / "mail") as server:
-        made = World(Services(replace(signing, smtp_url=server.url)), server, tmp_path)
+        made = World(Services(signing.replace(smtp_url=server.url)), server, tmp_path)
         yield made
         made.sender.close()
         made.services.close()

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from notifier.channel import Fate
 from notifier.settings import SmtpServer
 from notifier.smtp.connection import PipelinedConnection, connect
-from notifier.smtp.verdicts import Fate, Stage, judge_failure
+from notifier.smtp.verdicts import Stage, judge_failure
 from tests.wire.dialogue import Notes, drive_connection, with_server
 from tests.wire.test_replies import Server
 

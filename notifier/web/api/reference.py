@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
 from notifier.domain.dossiers import Fault
 from notifier.rendering.catalogue import Field
@@ -144,7 +145,7 @@ async def suppress(
 
     def write() -> answers.Suppressed:
         with services.session() as session:
-            number = suppression.address_ids(session, [asked.email])[asked.email]
+            number = addresses.ids(session, [asked.email])[asked.email]
             new = suppression.suppress(
                 session,
                 number,
@@ -181,7 +182,7 @@ async def lift_suppression(
 
     def write() -> answers.Lifted:
         with services.session() as session:
-            number = suppression.address_ids(session, [asked.email])[asked.email]
+            number = addresses.ids(session, [asked.email])[asked.email]
             reason = suppression.active(session, number).get(asked.topic)
             if reason == "unsubscribed":
                 raise ProblemError(

@@ -1,4 +1,7 @@
-"""A row becomes a member of the audience or one problem, whatever its cells hold; and the headings are found among the first rows."""
+"""A row becomes a member of the audience or one problem, whatever its cells hold.
+
+And the headings are found among the first rows.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from hypothesis import strategies as st
 
 from notifier.audience.columns import match
 from notifier.audience.load import _NULL, _staged
-from notifier.audience.rows import Member, Problem, RowReader, find_columns
+from notifier.audience.rows import Member, Rejection, RowReader, find_columns
 from notifier.audience.tables import HEADER_ROWS, Cells, Table
+from notifier.domain.audiences import Problem
 from notifier.errors import TableError
 from notifier.invented import tax_code
 from notifier.rendering.catalogue import load_template
@@ -48,6 +52,13 @@ GOOD: list[Any] = [
     date(2026, 10, 20),
 ]
 READER = RowReader(DEBT, match(DEBT, 1, HEADINGS))
+
+
+def problem_of(found: Member | Rejection) -> Problem:
+    assert isinstance(found, Rejection)
+    return found.problem
+
+
 ANY_CELL = st.one_of(
     st.text(max_size=30),
     st.text(alphabet="\t\n\r\\\x00\x1f\u2028'\"{}[],;0123456789.-/@ađ", max_size=20),
@@ -116,8 +127,7 @@ def test_a_row_without_any_cell_of_a_line_has_none() -> None:
 def test_the_first_bad_cell_rejects_the_row_and_names_its_column(
     place: int, cell: object, code: str
 ) -> None:
-    problem = READER.read(9, changed(place, cell))
-    assert isinstance(problem, Problem)
+    problem = problem_of(READER.read(9, changed(place, cell)))
     assert (problem.row_no, problem.kind, problem.column, problem.code) == (
         9,
         "rejected",
@@ -139,8 +149,7 @@ def test_a_bad_address_beside_a_good_one_is_a_warning_that_keeps_the_row() -> No
 
 
 def test_personal_numbers_are_masked_beside_the_sentence_and_kept_among_the_cells() -> None:
-    problem = READER.read(3, changed(0, "CCCD 001099012345"))
-    assert isinstance(problem, Problem)
+    problem = problem_of(READER.read(3, changed(0, "CCCD 001099012345")))
     assert problem.value == "CCCD 0010******45"
     assert problem.cells[0] == "CCCD 001099012345"
 
@@ -149,8 +158,8 @@ def test_only_where_several_rows_make_a_mail_may_a_row_leave_blank_what_the_mail
     member = READER.read(3, [GOOD[0], "", "", "", "", "", "", "Thuế TNDN", "7", "20/10/2026"])
     assert isinstance(member, Member)
     assert member.lacking == "name"
-    problem = RowReader(POLICY, match(POLICY, 1, HEADINGS)).read(3, [GOOD[0], "", "a@example.test"])
-    assert isinstance(problem, Problem)
+    reader = RowReader(POLICY, match(POLICY, 1, HEADINGS))
+    problem = problem_of(reader.read(3, [GOOD[0], "", "a@example.test"]))
     assert (problem.code, problem.column) == ("missing", "Tên NNT")
 
 
@@ -160,11 +169,12 @@ def test_whatever_the_cells_a_row_is_a_member_or_a_problem(
     cells: list[object], template: Any
 ) -> None:
     found = RowReader(template, match(template, 1, HEADINGS)).read(2, cells)
-    if isinstance(found, Problem):
-        assert found.code
-        assert found.vi[-1] in ".?)"
-        assert found.en[-1] in ".?)"
-        orjson.dumps([cell.encode("utf-8", "replace").decode() for cell in found.cells])
+    if isinstance(found, Rejection):
+        problem = found.problem
+        assert problem.code
+        assert problem.vi[-1] in ".?)"
+        assert problem.en[-1] in ".?)"
+        orjson.dumps([cell.encode("utf-8", "replace").decode() for cell in problem.cells])
 
 
 @settings(max_examples=400)
@@ -193,7 +203,12 @@ def test_one_odd_cell_in_a_good_row_never_breaks_the_line_of_the_copy(
 
 def table(rows: Sequence[Cells], name: str = "A") -> Table:
     numbered = list(enumerate(rows, 1))
-    return Table(name, numbered[:HEADER_ROWS], iter(numbered[HEADER_ROWS:]), len(rows))
+    return Table(
+        name=name,
+        head=numbered[:HEADER_ROWS],
+        rest=iter(numbered[HEADER_ROWS:]),
+        total=len(rows),
+    )
 
 
 @given(st.integers(0, HEADER_ROWS - 1), st.integers(0, 30))
@@ -229,12 +244,10 @@ def test_no_table_at_all_is_an_empty_list() -> None:
             find_columns(DEBT, tables)
 
 
-def test_odd_kinds_of_cells_are_told_as_text() -> None:
+def test_odd_kinds_of_cells_are_reported_as_text() -> None:
     moment = datetime(2026, 10, 31, 8, 30, tzinfo=UTC).replace(tzinfo=None)
-    problem = READER.read(
-        2, [None, True, time(8), timedelta(1), 1.5, moment, date(2026, 1, 2), 7.0]
-    )
-    assert isinstance(problem, Problem)
+    cells = [None, True, time(8), timedelta(1), 1.5, moment, date(2026, 1, 2), 7.0]
+    problem = problem_of(READER.read(2, cells))
     assert problem.cells == [
         "",
         "True",

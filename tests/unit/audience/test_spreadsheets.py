@@ -20,7 +20,8 @@ import xlsxwriter
 from notifier.audience import sheets
 from notifier.audience.columns import Columns
 from notifier.audience.rows import Member, RowReader, find_columns
-from notifier.audience.tables import HEADER_ROWS, open_tables
+from notifier.audience.sources import FileSource
+from notifier.audience.tables import HEADER_ROWS
 from notifier.errors import TableError
 from notifier.rendering.catalogue import load_template
 from notifier.testing import ROOT
@@ -116,8 +117,9 @@ WRITERS: dict[str, Callable[[Path, Rows], None]] = {".xlsx": xlsx, ".xls": xls, 
 
 
 def read(path: Path) -> tuple[Columns, list[tuple[int, Sequence[Any]]]]:
-    columns, rows, _ = find_columns(DEBT, open_tables(path))
-    return columns, list(rows)
+    with FileSource(path) as source:
+        columns, rows, _ = find_columns(DEBT, source.tables())
+        return columns, list(rows)
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -253,7 +255,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         for _ in range(60):
             file.write(b" " * 1_000_000)
     with pytest.raises(TableError, match="would unpack to 60 MB"):
-        open_tables(tmp_path / "list.xlsx")
+        FileSource(tmp_path / "list.xlsx")
 
 
 def test_a_zip_bomb_that_lies_about_its_size_is_refused_while_it_is_unpacked(
@@ -363,11 +365,12 @@ def test_the_unpacking_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
         ]
 
     xlsx(tmp_path / "list.xlsx", [HEADINGS, *[ROW] * 3_000])
-    _, rows, _ = find_columns(DEBT, open_tables(tmp_path / "list.xlsx"))
-    next(rows)
-    assert len(children()) == 1
-    del rows
-    assert children() == []
+    with FileSource(tmp_path / "list.xlsx") as source:
+        _, rows, _ = find_columns(DEBT, source.tables())
+        next(rows)
+        assert len(children()) == 1
+        del rows
+        assert children() == []
 
 
 def test_a_path_that_looks_like_an_option_is_only_a_path(

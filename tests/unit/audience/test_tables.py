@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notifier.audience.columns import Columns
-from notifier.audience.rows import Member, Problem, RowReader, find_columns
+from notifier.audience.rows import Member, Rejection, RowReader, find_columns
+from notifier.audience.sources import FileSource
 from notifier.audience.tables import (
     MAX_CELL_CHARS,
     MAX_LINE_CHARS,
     delimiter_of,
     encoding_of,
-    open_tables,
 )
 from notifier.errors import TableError
 from notifier.rendering.catalogue import load_template
@@ -47,9 +47,10 @@ def written(rows: Sequence[Sequence[str]], delimiter: str = ",") -> str:
 
 
 def read(path: Path) -> tuple[Columns, list[tuple[int, Sequence[Any]]]]:
-    columns, rows, total = find_columns(DEBT, open_tables(path))
-    assert total is None
-    return columns, list(rows)
+    with FileSource(path) as source:
+        columns, rows, total = find_columns(DEBT, source.tables())
+        assert total is None
+        return columns, list(rows)
 
 
 def windows_1258(text: str) -> bytes:
@@ -259,7 +260,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.pdf").write_bytes(b"%PDF")
     for name in ("folder.csv", "pipe.csv", "list.pdf", "absent.csv"):
         with pytest.raises(TableError) as caught:
-            open_tables(tmp_path / name)
+            FileSource(tmp_path / name)
         assert name in caught.value.message
 
 
@@ -298,7 +299,7 @@ def test_whatever_the_bytes_it_is_rows_or_one_error(tmp_path: Path, content: byt
     except TableError:
         return
     for row in rows:
-        assert isinstance(RowReader(DEBT, columns).read(*row), (Member, Problem))
+        assert isinstance(RowReader(DEBT, columns).read(*row), (Member, Rejection))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------------------
@@ -327,15 +328,16 @@ def test_a_rejected_row_names_its_place_and_value_and_keeps_its_cells(
         assert isinstance(found, Member)
         assert found.lacking == "name"
         return
-    assert isinstance(found, Problem)
-    assert (found.row_no, found.kind, found.column, found.value, found.code) == (
+    assert isinstance(found, Rejection)
+    problem = found.problem
+    assert (problem.row_no, problem.kind, problem.column, problem.value, problem.code) == (
         3,
         "rejected",
         HEADINGS[place],
         cell[:200],
         code,
     )
-    assert found.cells == row
+    assert problem.cells == row
 
 
 def test_a_personal_number_is_masked_where_it_stands_beside_a_sentence(tmp_path: Path) -> None:
@@ -350,7 +352,8 @@ def test_a_personal_number_is_masked_where_it_stands_beside_a_sentence(tmp_path:
     )
     columns, rows = read(tmp_path / "list.csv")
     first, second = (RowReader(DEBT, columns).read(*row) for row in rows)
-    assert isinstance(first, Problem)
-    assert isinstance(second, Problem)
-    assert (first.value, second.value) == ("0010******45x", "0010******45")
-    assert "001099012345" not in second.vi + second.en
+    assert isinstance(first, Rejection)
+    assert isinstance(second, Rejection)
+    shown = (first.problem.value, second.problem.value)
+    assert shown == ("0010******45x", "0010******45")
+    assert "001099012345" not in second.problem.vi + second.problem.en
