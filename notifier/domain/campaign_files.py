@@ -69,11 +69,6 @@ def _in_hanoi(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=HANOI)
 
 
-def _json(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them: TOML's dates and moments as ISO texts."""
-    return {key: as_json(value) for key, value in values.items()}
-
-
 class SenderTable(Table):
     """The office that mail comes from, as a campaign may override it: `Sender` but for its URL."""
 
@@ -110,7 +105,7 @@ class CampaignTable(Table):
     in_doubt: Policy | None = None
     sender: SenderTable = Field(default_factory=SenderTable)
     window: WindowTable | None = None
-    data: Annotated[dict[str, Any], AfterValidator(_json)] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 def load_definition(path: Path, *, name: str | None = None) -> Definition:
@@ -166,7 +161,7 @@ def read_definition(
         in_doubt=found.in_doubt,
         sender=found.sender.model_dump(exclude_none=True),
         window=found.window.window() if found.window else None,
-        data=found.data,
+        data={key: as_json(value) for key, value in found.data.items()},
         text=text,
     )
 

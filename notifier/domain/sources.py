@@ -120,7 +120,7 @@ def _source(path: Path, catalogue: Catalogue) -> Source:
 
 def _template(shown: str, place: str, name: str, catalogue: Catalogue) -> None:
     if name in catalogue.broken:
-        # It costs itself alone: who needs it learns why; the other statuses have their notices.
+        # It costs itself alone: who needs it learns why, and the others have their notices.
         return
     template = catalogue.get(name)
     if template is None:
