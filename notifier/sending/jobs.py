@@ -1,4 +1,7 @@
-"""What all messages of one campaign have in common, compiled once in each worker process and kept while it is busy with them."""
+"""What all messages of one campaign have in common.
+
+Compiled once in each worker process and kept while it is busy with them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ NOTICE_LIFETIME = 3 * 86_400.0
 
 @dataclass(slots=True)
 class Job:
-    """A campaign as the sender needs it. Times are epoch seconds. Frozen at launch, so it may be kept."""
+    """A campaign as the sender needs it. Times are epoch seconds.
+
+    Frozen at launch, so it may be kept.
+    """
 
     campaign_id: int
     topic: str
@@ -43,7 +49,10 @@ class Job:
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
     def deadline(self, row: Row) -> float:
-        """Return until when the message may be sent: its own end, the campaign's, or three days after a notice was made."""
+        """Return until when the message may be sent.
+
+        That is its own end, the campaign's, or three days after a notice was made.
+        """
         if row.expires_at is not None:
             return row.expires_at
         return (
@@ -61,7 +70,7 @@ class Job:
         return None if opens <= moment else opens.timestamp()
 
     def blueprint(self, language: str) -> Blueprint:
-        """Return the compiled mail in `language`, or in the template's first language when it lacks that one."""
+        """Return the compiled mail in `language`, or in the first one of a template without it."""
         found = self._blueprints.get(language)
         if found is None:
             known = language if language in self.template.languages else self.template.languages[0]
@@ -78,14 +87,14 @@ class Job:
         return found
 
     def merged(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return a recipient's data, filled up with the values that the campaign gives to everybody; the recipient's own come first."""
+        """Return a recipient's data, filled up with the values that the campaign gives to all."""
         for name, value in self.data.items():
             if data.get(name) is None:
                 data[name] = value
         return data
 
     def letter(self, row: Row, now: float) -> Letter:
-        """Return what differs from recipient to recipient, for the message `row` that is sent at `now`."""
+        """Return what differs between recipients, for the message `row` that is sent at `now`."""
         return Letter(
             message_id=row.id,
             to_address=row.email,
@@ -97,7 +106,7 @@ class Job:
         )
 
     def _second(self, now: float) -> datetime:
-        """Return `now` to the second; the same object within one second, so that its header is written once."""
+        """Return `now` to the second, within one second the same object: one header for all."""
         second = int(now)
         if second != self._date[0]:
             self._date = (second, datetime.fromtimestamp(second, UTC))
@@ -151,7 +160,10 @@ def make_job(
     signer: LinkSigner,
     dkim: DkimSigner | None = None,
 ) -> Job:
-    """Build a job from a campaign's columns and its frozen template (`content`). What is only shown or counted needs no `dkim`."""
+    """Build a job from a campaign's columns and its frozen template (`content`).
+
+    What is only shown or counted needs no `dkim`.
+    """
     not_after = fields["not_after"]
     window = fields["send_window"]
     return Job(

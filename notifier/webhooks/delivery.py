@@ -25,7 +25,7 @@ from sqlalchemy import Engine
 from notifier import observability
 from notifier.domain import keys, webhooks
 from notifier.domain.webhooks import Attempt, Event, Lease
-from notifier.sending.retries import next_due
+from notifier.retries import next_due
 from notifier.webhooks import targets
 
 log = structlog.get_logger(__name__)
