@@ -179,7 +179,7 @@ def test_compose_has_every_part() -> None:
 
 
 def test_compose_sets_only_what_is_read() -> None:
-    read = {variable(name) for name in Settings.model_fields}
+    read = {f"NOTIFIER_{name.upper()}" for name in Settings.model_fields}
     for name, service in COMPOSE["services"].items():
         named = {key for key in service.get("environment", {}) if key.startswith("NOTIFIER_")}
         assert named <= read, name
