@@ -29,4 +29,4 @@ html_title = f"Notifier {version}"
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}

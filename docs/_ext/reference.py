@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import logging
 import os
 import re
 import textwrap
@@ -20,6 +21,15 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sqlalchemy.dialects import postgresql
+from starlette.testclient import TestClient
+from typer.main import get_command
+
+from notifier import schema
+from notifier import states as lives
+from notifier.cli import app as program
+from notifier.services import Services
+from notifier.settings import Settings
+from notifier.web.api.app import make_api
 
 NOTE = "Written from the code when this site is built.\n"
 # Pages of the repository that are read outside of docs/, too, each with its name on the site.
@@ -68,8 +78,6 @@ def fenced(text: str, language: str = "text") -> str:
 
 def commands(app: Any) -> str:
     """Describe every command of a Typer application: what it does, its arguments and options."""
-    from typer.main import get_command
-
     root = get_command(app)
     parts = ["# Commands\n\n", NOTE, f"\n{plain(root.help)}\n\n", _parameters(root.params)]
     for path, command in _walk(root, ("notifier",)):
@@ -148,7 +156,9 @@ def settings(model: Any, prefix: str = "NOTIFIER_") -> str:
         unit = f" ({notes['unit']})" if notes.get("unit") else ""
         example = code((field.examples or [""])[0])
         default = plain(notes["unset"]) if notes.get("unset") else code(_value(field.default))
-        rows.append((code(prefix + name.upper()), plain(field.description) + unit, default, example))
+        rows.append(
+            (code(prefix + name.upper()), plain(field.description) + unit, default, example)
+        )
     head = ("variable", "meaning", "while it is unset", "example")
     words = "\nRead once, from the environment, when a program starts.\n\n"
     return "# Settings\n\n" + NOTE + words + table(head, rows)
@@ -169,7 +179,11 @@ def _value(value: object) -> str:
 
 def states(module: Any) -> str:
     """Describe the states of campaigns, batches and messages, and the steps between them."""
-    parts = ["# States\n\n", NOTE, "\nA step that is not listed is refused and changes nothing.\n\n"]
+    parts = [
+        "# States\n\n",
+        NOTE,
+        "\nA step that is not listed is refused and changes nothing.\n\n",
+    ]
     for title, kind, transitions in (
         ("Campaigns", module.CampaignState, module.CAMPAIGN_TRANSITIONS),
         ("Batches", module.BatchState, module.BATCH_TRANSITIONS),
@@ -221,7 +235,11 @@ def tables(base: Any, owners: Mapping[str, str]) -> str:
     for mapper in sorted(base.registry.mappers, key=lambda each: each.local_table.name):
         each, words = mapper.local_table, _member_docs(mapper.class_)
         owner = f"Written by `notifier/domain/{owners[each.name]}.py`."
-        parts += [f"## {plain(each.name)}\n\n", f"{plain(inspect.getdoc(mapper.class_))}\n\n", owner]
+        parts += [
+            f"## {plain(each.name)}\n\n",
+            f"{plain(inspect.getdoc(mapper.class_))}\n\n",
+            owner,
+        ]
         rows = [
             (
                 code(column.name),
@@ -232,11 +250,11 @@ def tables(base: Any, owners: Mapping[str, str]) -> str:
             for column in each.columns
         ]
         parts += ["\n\n", table(("column", "type", "", "meaning"), rows)]
-        rows = [
+        found = [
             (code(index.name), ", ".join(code(column) for column in index.expressions))
             for index in sorted(each.indexes, key=lambda index: str(index.name))
         ]
-        parts.append(table(("index", "of"), rows))
+        parts.append(table(("index", "of"), found))
     return "".join(parts)
 
 
@@ -248,12 +266,6 @@ def openapi_document() -> dict[str, Any]:
 
     The only place of this file that knows how the API is made.
     """
-    from starlette.testclient import TestClient
-
-    from notifier.services import Services
-    from notifier.settings import Settings
-    from notifier.web.api.app import make_api
-
     # Nothing listens on port 9: to describe itself the API needs neither database nor broker.
     given = Settings(
         database_url="postgresql://notifier@127.0.0.1:9/notifier",
@@ -263,7 +275,7 @@ def openapi_document() -> dict[str, Any]:
         campaigns=ROOT / "campaigns",
         sources=ROOT / "sources",
     )
-    answer = TestClient(make_api(Services(given))).get("/openapi.json")
+    answer = TestClient(make_api(Services(given))).get("/api/openapi.json")
     document: dict[str, Any] = answer.raise_for_status().json()
     return document
 
@@ -320,7 +332,7 @@ def _body(given: Mapping[str, Any] | None, document: Mapping[str, Any]) -> str:
         parts.append(f"Send `{media}`:\n\n")
         rows = _fields(content.get("schema", {}), document, "")
         parts.append(table(("field", "type", "", "meaning"), rows))
-        parts += [_example(each) for each in _examples(content)]
+        parts += [_example(each) for each in _examples(content, document)]
     return "".join(parts)
 
 
@@ -335,13 +347,17 @@ def _answers(responses: Mapping[str, Any], document: Mapping[str, Any]) -> str:
             rows = _fields(content.get("schema", {}), document, "")
             parts.append(f"Answer {code(status)}: {plain(each['description'])}\n\n")
             parts.append(table(("field", "type", "", "meaning"), rows))
-            parts += [_example(example) for example in _examples(content)]
-    return "".join(parts) + table(("problem", "meaning"), problems)
+            parts += [_example(example) for example in _examples(content, document)]
+    return "".join(parts) + table(("problem", "meaning"), sorted(problems))
 
 
-def _examples(content: Mapping[str, Any]) -> list[Any]:
+def _examples(content: Mapping[str, Any], document: Mapping[str, Any]) -> list[Any]:
+    """Return the examples of a body: its own, or else those of its schema."""
+    if "example" in content:
+        return [content["example"]]
     named = [each["value"] for each in content.get("examples", {}).values() if "value" in each]
-    return [content["example"]] if "example" in content else named
+    found: list[Any] = _resolved(content.get("schema", {}), document).get("examples", [])
+    return named or found
 
 
 def _example(value: Any) -> str:
@@ -414,13 +430,8 @@ REFERENCE = DOCS / "reference"
 
 def pages() -> dict[str, str]:
     """Return every page of the reference by its name."""
-    from notifier import schema
-    from notifier import states as lives
-    from notifier.cli import app
-    from notifier.settings import Settings
-
     written = {
-        "commands": commands(app),
+        "commands": commands(program),
         "settings": settings(Settings),
         "states": states(lives),
         "tables": tables(schema.Base, schema.OWNERS),
@@ -462,6 +473,13 @@ def write(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def _write(_: Sphinx) -> None:
+    # The theme's colours set up logging for everybody; what libraries note at INFO is no news here.
+    logging.disable(logging.INFO)
+    write(REFERENCE)
+    logging.disable(logging.NOTSET)
+
+
 def _read(app: Sphinx, name: str, source: list[str]) -> None:
     """Let links of a page that leave docs/ lead to where the site has what they name."""
     path = Path(app.env.doc2path(name))
@@ -471,6 +489,6 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the reference before Sphinx looks for pages."""
-    app.connect("builder-inited", lambda _: write(REFERENCE))
+    app.connect("builder-inited", _write)
     app.connect("source-read", _read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

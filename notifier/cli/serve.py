@@ -164,6 +164,10 @@ def _check_dkim(services: Services) -> None:
         )
 
 
+def _check_templates(services: Services) -> None:
+    services.catalogue.require_all()
+
+
 def doctor() -> None:
     """Check everything this service needs; say in a line each what is wrong and what to do.
 
@@ -178,7 +182,7 @@ def doctor() -> None:
         "smtp": lambda: _check_smtp(settings),
         "routes": lambda: services.routes,
         "secret": settings.require_secret,
-        "templates": lambda: services.catalogue,
+        "templates": lambda: _check_templates(services),
         "topics": lambda: services.topics,
         "sources": lambda: services.sources,
         "sender": lambda: services.sender,

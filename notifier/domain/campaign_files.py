@@ -21,6 +21,7 @@ from notifier.domain.topics import Policy
 from notifier.errors import CampaignError, SettingsError
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.rendering.fields import as_json, problem_of
 from notifier.states import InDoubtPolicy
 from notifier.validation import Otherwise, Table, Text, parse_toml, parse_toml_text, read
 
@@ -68,14 +69,6 @@ def _in_hanoi(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=HANOI)
 
 
-def _json(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them: TOML's dates and moments as ISO texts."""
-    return {
-        key: value.isoformat() if isinstance(value, date) else value
-        for key, value in values.items()
-    }
-
-
 class SenderTable(Table):
     """The office that mail comes from, as a campaign may override it: `Sender` but for its URL."""
 
@@ -112,7 +105,7 @@ class CampaignTable(Table):
     in_doubt: Policy | None = None
     sender: SenderTable = Field(default_factory=SenderTable)
     window: WindowTable | None = None
-    data: Annotated[dict[str, Any], AfterValidator(_json)] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 def load_definition(path: Path, *, name: str | None = None) -> Definition:
@@ -168,7 +161,7 @@ def read_definition(
         in_doubt=found.in_doubt,
         sender=found.sender.model_dump(exclude_none=True),
         window=found.window.window() if found.window else None,
-        data=found.data,
+        data={key: as_json(value) for key, value in found.data.items()},
         text=text,
     )
 
@@ -189,11 +182,12 @@ def load_sender(path: Path, public_url: str) -> Sender:
 
 
 def check_data(definition: Definition, template: Template) -> dict[str, Any]:
-    """Return the [data] of a campaign, checked against the template's fields.
+    """Return the [data] of a campaign as JSON values that fit the template's fields.
 
-    Raise CampaignError naming the key at fault.
+    Moments without an offset are Hanoi's. Raise CampaignError naming the key at fault.
     """
     known = {each.name: each for each in template.fields if each.scope == "campaign"}
+    found = {}
     for key, value in definition.data.items():
         if key not in known:
             allowed = ", ".join(sorted(known)) or "none"
@@ -201,21 +195,7 @@ def check_data(definition: Definition, template: Template) -> dict[str, Any]:
                 f"[data] {key} is no campaign-wide field of {template.name}.",
                 fix=f"Known are: {allowed}.",
             )
-        expected = known[key].type
-        if expected in {"money", "integer"}:
-            good = type(value) is int
-        elif expected == "date":
-            good = isinstance(value, str) and _is_date(value)
-        else:
-            good = isinstance(value, str)
-        if not good:
-            raise CampaignError(f"[data] {key} is not of type {expected}.", fix="Correct it.")
-    return dict(definition.data)
-
-
-def _is_date(value: str) -> bool:
-    try:
-        date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+        found[key] = as_json(value)
+        if (problem := problem_of(known[key], found[key])) is not None:
+            raise CampaignError(f"[data] {key} is not of type {known[key].type}.", fix=problem.en)
+    return found

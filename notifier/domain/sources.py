@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from notifier.errors import SettingsError
-from notifier.rendering.catalogue import Template
+from notifier.rendering.catalogue import Catalogue
 from notifier.validation import Otherwise, Table, Text, parse_toml, read
 
 TOPIC = "dossier-status"
@@ -83,7 +83,7 @@ class _SourceFile(Table):
     ]
 
 
-def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, Source]:
+def load_sources(folder: Path, catalogue: Catalogue) -> dict[str, Source]:
     """Read every source's file; raise SettingsError that names the file and key at fault."""
     found = {}
     for path in sorted(folder.glob("*.toml")):
@@ -92,7 +92,7 @@ def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, S
     return found
 
 
-def _source(path: Path, catalogue: Mapping[str, Template]) -> Source:
+def _source(path: Path, catalogue: Catalogue) -> Source:
     shown = f"{path.parent.name}/{path.name}"
     values = parse_toml(path, where=shown, raises=SettingsError, fix="Correct the file.")
     if not _NAME.fullmatch(path.stem):
@@ -118,7 +118,10 @@ def _source(path: Path, catalogue: Mapping[str, Template]) -> Source:
     )
 
 
-def _template(shown: str, place: str, name: str, catalogue: Mapping[str, Template]) -> None:
+def _template(shown: str, place: str, name: str, catalogue: Catalogue) -> None:
+    if name in catalogue.broken:
+        # It costs itself alone: who needs it learns why, and the others have their notices.
+        return
     template = catalogue.get(name)
     if template is None:
         raise SettingsError(

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from notifier.db import born_at
-from notifier.domain import addresses, messages, webhooks
+from notifier.domain import addresses, message_lookups, messages, webhooks
 from notifier.domain import suppressions as suppression
 from notifier.domain.calendar import HANOI
 from notifier.domain.suppressions import EVERY_TOPIC, Reason
@@ -40,7 +40,7 @@ def take(services: Services, raw: bytes, recipient: str) -> Report | None:
         if report.message_id is not None:
             # A complaint quotes its message without proof, so the proven address must be the
             # message's own.
-            message = messages.find_reported(
+            message = message_lookups.find_reported(
                 session.connection(), report.message_id, address_id=report.address_id
             )
         address_id = report.address_id if message is None else message.address_id

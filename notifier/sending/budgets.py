@@ -57,33 +57,23 @@ redis.call('EXPIRE', KEYS[1], tonumber(ARGV[4]) + 60)
 return mine
 """
 
-# KEYS: the habits of a route (hash), its pause. ARGV: accepted since the last call, sign, number.
-# A sign is '' (only look), 'parted' (the server ended a connection after `number` messages),
-# 'crowded' (it refused a connection while others were open; `number` is how many we wanted at
-# most) or 'hurried' (it says that we are too fast). Answers {milliseconds of pause left, pauses in a
-# row, messages a connection, connections, messages a minute}; 0 where nothing is known.
+# KEYS: the habits of a route (hash), its pause. ARGV: sign, number. A sign is '' (only look) or one
+# of `Sign`. Answers {milliseconds of pause left, pauses in a row, messages a connection,
+# connections, messages a minute}; 0 where nothing is known. Times are seconds.
 _HABITS = """
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
-local key, sign, number = KEYS[1], ARGV[2], tonumber(ARGV[3])
-local forget, rise, settle, alike_enough = 600, 2, 5, 3
-local names = {'minute', 'sent', 'sent_before', 'alike', 'alike_times', 'messages', 'messages_at',
-               'connections', 'connections_at', 'connections_most', 'connections_fell',
-               'rate', 'rate_at', 'rate_step', 'rate_fell', 'pauses'}
+local key, sign, number = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local forget, rise, alike_enough, least_rate = 600, 2, 3, 60
+local names = {'alike', 'alike_times', 'messages', 'messages_at', 'connections', 'connections_at',
+               'connections_most', 'connections_fell', 'rate', 'rate_at', 'rate_step', 'rate_fell',
+               'pauses'}
 local h = {}
 for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do
   h[names[i]] = tonumber(value) or 0
 end
 local before = {}
 for name, value in pairs(h) do before[name] = value end
-
--- How much was accepted in this minute and in the one before.
-local minute = math.floor(now / 60)
-if h.minute ~= minute then
-  h.sent_before = h.minute == minute - 1 and h.sent or 0
-  h.sent, h.minute = 0, minute
-end
-h.sent = h.sent + tonumber(ARGV[1])
 
 -- What has not been seen for a while is forgotten; what fell rises by a step at a time.
 if now - h.messages_at > forget then h.messages = 0 end
@@ -108,15 +98,11 @@ elseif sign == 'crowded' and now - h.connections_fell >= 1 then
   if h.connections == 0 then h.connections, h.connections_most = number, number end
   h.connections = math.max(1, math.floor(h.connections / 2))
   h.connections_at, h.connections_fell = now, now
-elseif sign == 'hurried' and now - h.rate_fell >= settle then
-  -- What was accepted in the last sixty seconds is the only measure there is.
-  local measured = h.sent + h.sent_before * (1 - (now / 60 - minute))
-  local from = h.rate > 0 and math.min(h.rate, math.max(measured, 2)) or measured
-  if from >= 2 then
-    h.rate = math.floor(from / 2)
-    h.rate_step = math.max(1, math.floor(h.rate / 20))
-    h.rate_at, h.rate_fell = now, now
-  end
+elseif sign == 'hurried' and number > 0 and now - h.rate_fell >= 5 then
+  local from = h.rate > 0 and math.min(h.rate, number) or number
+  h.rate = math.max(least_rate, math.floor(from / 2))
+  h.rate_step = math.floor(h.rate / 20)
+  h.rate_at, h.rate_fell = now, now
 end
 
 local changed = {}
@@ -143,9 +129,9 @@ _DOWN_WAIT = 2.0
 class Sign(StrEnum):
     """What a server lets us feel of its habits."""
 
-    PARTED = "parted"  # it ended a connection after it had taken some messages
-    CROWDED = "crowded"  # it refused a connection while others of ours were open
-    HURRIED = "hurried"  # it says that we are too fast
+    PARTED = "parted"  # it ended a connection after it had taken so many messages
+    CROWDED = "crowded"  # it refused one of so many connections while others of ours were open
+    HURRIED = "hurried"  # it often says that we are too fast, at so many messages a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +193,15 @@ class Throttle:
         except (RedisError, OSError):
             return min(1, wanted)
 
-    async def habits(
-        self, route: str, *, accepted: int = 0, sign: Sign | None = None, number: int = 0
-    ) -> Habits:
-        """Return what is known of `route`, after noting `accepted` messages and a `sign`, if any.
+    async def habits(self, route: str, sign: Sign | None = None, number: int = 0) -> Habits:
+        """Return what is known of `route`, after noting a `sign` with its number, if any.
 
-        `number` of a sign: messages of the connection that the server ended, or connections that
-        were wanted. Without Valkey nothing is known.
+        Without Valkey nothing is known.
         """
         try:
             pause, pauses, messages, connections, rate = await self._eval(
                 _HABITS,
                 [f"notifier:habits:{route}", f"notifier:pause:{route}"],
-                accepted,
                 sign or "",
                 number,
             )

@@ -43,6 +43,11 @@ MAX_CONNECT_FAILURES = 3
 # So many replies in a row may ask to slow down without an accepted message between; then the route
 # is paused.
 MAX_SLOW_REPLIES = 5
+# A reply that asks to slow down weighs as much as so many accepted messages, and when as many of
+# them have come as make the second figure, this sender is too fast. A few among many are no reason:
+# one recipient's rate limit, one content that a filter dislikes.
+_SLOW_WEIGHT = 8
+_HURRIED = 80
 # Waiting longer than this (seconds) for a token is done without holding the lease.
 MAX_TOKEN_WAIT = 5.0
 
@@ -68,8 +73,8 @@ class Terms:
 
     `deadline` says until when (epoch) a row may be sent. `next_due` says when (epoch) to try again
     after so many attempts, given the time, the deadline and the wait that the server asked for;
-    None: not before the deadline. `hold`: a message in doubt waits for a person. `sandbox`: refusals
-    are played.
+    None: not before the deadline. `hold`: a message in doubt waits for a person. `sandbox`: all
+    refusals are played.
     """
 
     deadline: Callable[[Row], float]
@@ -92,7 +97,7 @@ class Settle:
 
 @dataclass(slots=True)
 class Flight:
-    """A message that was handed to a connection. `sha256` is of its content, `began` a boot time."""
+    """A message that a connection was handed. `sha256` is of its content, `began` a boot time."""
 
     row: Row
     message: Outgoing
@@ -104,17 +109,19 @@ class Core:
     """One batch under way. Times are given by the caller; see `Moment` and `Terms`."""
 
     __slots__ = (
-        "_good_boot",
-        "_good_wall",
+        "_deadline",
+        "_hurry",
         "_looked",
         "_tokens_at",
         "_tries",
-        "accepted_any",
         "again",
         "committed",
         "due",
         "failures",
+        "good_boot",
+        "good_wall",
         "halted",
+        "hurried",
         "limit",
         "lost",
         "next",
@@ -127,7 +134,6 @@ class Core:
         "suppressed",
         "terms",
         "under_way",
-        "waiting",
         "withdrawn",
     )
 
@@ -137,6 +143,7 @@ class Core:
         """Send `rows`, in order of position; `slow_replies` in a row came before this batch."""
         self.rows = rows
         self.terms = terms
+        self._deadline = terms.deadline
         self.next = 0  # index of the first row that was not started
         self.limit = 0  # rows before this index may start
         self.committed = 0  # rows whose outcome is in the database
@@ -150,15 +157,15 @@ class Core:
         self.withdrawn = False  # the campaign runs no more: what can be held back is held back
         self.lost = False  # the batch is somebody else's
         self.slow = False  # the route is to be paused
-        self.waiting = False  # somebody was told to wait for a newer look
-        self.accepted_any = False
+        self.hurried = False  # this sender is too fast; who reads it takes it back
+        self._hurry = 0
         self.failures = 0
         self.slow_replies = slow_replies
         self.due: float | None = None  # the batch is to rest until then (epoch seconds)
         self._tries: dict[int, int] = {}
         self._tokens_at = 0.0
         self._looked = now
-        self._good_wall = self._good_boot = 0.0  # until then the last look is good
+        self.good_wall = self.good_boot = 0.0  # until then the last look is good
 
     # --- what may start ---------------------------------------------------------------------------
 
@@ -173,12 +180,13 @@ class Core:
 
     def fresh(self, wall: float, boot: float) -> bool:
         """Say whether the last look at the database is new enough to hand something over."""
-        return wall < self._good_wall and boot < self._good_boot
+        return wall < self.good_wall and boot < self.good_boot
 
     def may_go(self, position: int, wall: float, boot: float) -> Go:
         """Say whether the content of a message that was started may be handed over now."""
-        if wall >= self._good_wall or boot >= self._good_boot:
-            self.waiting = True
+        if self.lost:
+            return Go.NEVER
+        if wall >= self.good_wall or boot >= self.good_boot:
             return Go.WAIT
         if self.withdrawn or (
             self.suppressed and self.under_way[position].row.address_id in self.suppressed
@@ -200,13 +208,19 @@ class Core:
         while self.next < self.limit:
             row = self.rows[self.next]
             self.next += 1
-            if not self._barred(row, wall):
+            # The usual case without a call: this is the hot path.
+            if (
+                row.suppressed is None
+                and row.address_id not in self.suppressed
+                and wall <= self._deadline(row)
+            ):
                 return row
+            self._barred(row, wall)
         return None
 
     def _barred(self, row: Row, wall: float) -> bool:
         """Note the outcome of a message that is not to be sent; say whether it is one."""
-        if wall > self.terms.deadline(row):
+        if wall > self._deadline(row):
             self._note(row, MessageState.EXPIRED, "", wall, tried=False)
             return True
         reason = row.suppressed or ("unsubscribed" if row.address_id in self.suppressed else None)
@@ -240,8 +254,9 @@ class Core:
                 flight.sha256,
             )
         )
-        self.accepted_any = True
         self.failures = self.slow_replies = 0
+        if self._hurry:
+            self._hurry -= 1
         return flight
 
     def failed(self, position: int, verdict: Verdict, host: str, wall: float) -> None:
@@ -251,6 +266,10 @@ class Core:
             self.slow_replies += 1
             if self.slow_replies >= MAX_SLOW_REPLIES:
                 self.pause_route()
+            self._hurry += _SLOW_WEIGHT
+            if self._hurry >= _HURRIED:
+                self._hurry = 0
+                self.hurried = True
         if verdict.unsent:
             self._start_anew(flight, verdict, host, wall)
         elif verdict.fate is Fate.REFUSED:
@@ -286,7 +305,7 @@ class Core:
             state = MessageState.IN_DOUBT
         else:
             due = self.terms.next_due(
-                row.attempts + 1, wall, self.terms.deadline(row), verdict.retry_after
+                row.attempts + 1, wall, self._deadline(row), verdict.retry_after
             )
             state = MessageState.EXPIRED if due is None else MessageState.DEFERRED
         self._note(
@@ -419,7 +438,6 @@ class Core:
         if settle is None:
             return
         self.settling = None
-        self.waiting = False
         self.committed += len(settle.outcomes)
         self.limit = settle.limit
         self.suppressed = suppressed
@@ -431,13 +449,14 @@ class Core:
         self._looked = settle.begun
         good = max(STALE_SECONDS, settle.begun.age(now) + _GRACE_SECONDS)
         good = min(good, self.terms.lease_seconds / 2)
-        self._good_wall = settle.begun.wall + good
-        self._good_boot = settle.begun.boot + good
+        self.good_wall = settle.begun.wall + good
+        self.good_boot = settle.begun.boot + good
 
     def lose(self) -> None:
         """Note that the batch is no longer ours: nothing more is sent or written."""
         self.settling = None
         self.lost = self.halted = True
+        self.good_wall = self.good_boot = 0.0
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -19,25 +19,27 @@ import structlog
 
 from notifier import observability
 from notifier.channel import Channel, Connection, Fate, Go, Outgoing, Unreachable, Verdict
+from notifier.retries import next_due
 from notifier.sending.budgets import SLOT_SECONDS, Habits, Sign, Throttle
 from notifier.sending.core import GROUP, Core, Moment, Settle, Terms
 from notifier.sending.jobs import Job
 from notifier.sending.ledger import Lease, Ledger, Row, Settled
 from notifier.sending.pool import Pool
-from notifier.sending.retries import next_due
 from notifier.sending.routes import Route
 from notifier.states import CampaignState
 
 log = structlog.get_logger(__name__)
 
 _TICK = 0.05
+_NOW, _ACCEPTED = Go.NOW, Fate.ACCEPTED  # looking up a member of an enumeration takes its time
 # Below this, opening another connection costs more than it gains.
 _MESSAGES_PER_CONNECTION = 8
 # A round of the loop that comes later than this (seconds) found the process asleep.
 _ASLEEP = 1.0
 # A batch that is over waits so long (seconds) for connections that are being opened.
 _LAST_OPENING = 1.0
-# The monotonic clock stands still while a machine is suspended; this one goes on where there is one.
+# The monotonic clock stands still while a machine is suspended; this one, where there is one, does
+# not.
 boot_time = functools.partial(
     time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 )
@@ -118,11 +120,10 @@ class BatchRun:
         self.done = False  # every message of the batch has an outcome
         self.wanted = 0
         self.accepted = 0
-        self.reported = 0  # of `accepted`, what other workers know of
         self.changed = asyncio.Event()
         self._slotted = False
         self._slots_at = 0.0
-        self._beat = self.loop.time()
+        self._began = self._beat = self.loop.time()
 
     def _next_due(
         self, attempts: int, now: float, expires_at: float, retry_after: float
@@ -145,7 +146,7 @@ class BatchRun:
             self.changed.set()
             return None
         wall, boot = time.time(), boot_time()
-        if not core.fresh(wall, boot):
+        if wall >= core.good_wall or boot >= core.good_boot:
             self.changed.set()
             return None
         if core.again and (flight := core.take_again(wall)) is not None:
@@ -156,7 +157,8 @@ class BatchRun:
             except Exception as error:  # noqa: BLE001
                 # Whatever a template or one row's data does, it must cost that row alone and never
                 # the batch. A traceback may hold data.
-                log.error("unrenderable", message=str(row.id), error=type(error).__name__)  # noqa: TRY400
+                name = type(error).__name__
+                log.error("unrenderable", message=str(row.id), error=name)  # noqa: TRY400
                 core.unrenderable(row, wall)
                 continue
             core.started(row, message, hashlib.sha256(message.content).hexdigest(), boot)
@@ -167,7 +169,16 @@ class BatchRun:
 
     def may_go(self, message: Outgoing) -> Go:
         """Say whether the content of a message that was pulled may be handed over now."""
-        answer = self.core.may_go(message.position, time.time(), boot_time())
+        core = self.core
+        wall, boot = time.time(), boot_time()
+        if (
+            wall < core.good_wall
+            and boot < core.good_boot
+            and not core.suppressed
+            and not core.withdrawn
+        ):
+            return _NOW  # the usual case of `Core.may_go` without a call: this is the hot path
+        answer = core.may_go(message.position, wall, boot)
         if answer is Go.WAIT:
             self.changed.set()
         return answer
@@ -175,16 +186,18 @@ class BatchRun:
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Hear the fate of a message that was pulled; called once for each."""
         core = self.core
-        if verdict.fate is Fate.ACCEPTED:
+        if verdict.fate is _ACCEPTED:
             flight = core.accepted(message.position, verdict.detail, host, time.time())
             self.accepted += 1
             if len(core.outcomes) >= GROUP and not self.changed.is_set():
                 observability.observe_send(boot_time() - flight.began)
                 self.changed.set()
             return
-        if verdict.slow_route and not verdict.enough and verdict.fate is Fate.LATER:
-            self.signs.append((Sign.HURRIED, 0))
         core.failed(message.position, verdict, host, time.time())
+        if core.hurried:
+            core.hurried = False
+            seconds = max(_TICK, self.loop.time() - self._began)
+            self.signs.append((Sign.HURRIED, int(self.accepted / seconds * 60)))
         self.changed.set()
 
     def idle(self, connection: Connection) -> None:
@@ -335,19 +348,12 @@ class BatchRun:
         """Share what the server let us feel, and heed what all workers know of it."""
         signs, self.signs = self.signs, []
         for sign, number in dict.fromkeys(signs):
-            self.habits = await self.means.throttle.habits(
-                self.route.name, accepted=self.unreported(), sign=sign, number=number
-            )
+            self.habits = await self.means.throttle.habits(self.route.name, sign, number)
             log.debug("habit", route=self.route.name, sign=sign, number=number)
         if signs:
             self.core.paced = self.core.paced or bool(self.habits.per_minute)
             if self.habits.connections:
                 self.wanted = min(self.wanted, self.habits.connections)
-
-    def unreported(self) -> int:
-        """Return how many messages were accepted since this was asked last."""
-        new, self.reported = self.accepted - self.reported, self.accepted
-        return new
 
     # --- settling ---------------------------------------------------------------------------------
 

@@ -55,7 +55,6 @@ class Sender:
         self.stopping = stopping
         self.pool = Pool()
         self._loop = loop
-        self._accepted: dict[str, int] = {}  # by route, not yet reported
         self._slow_replies: dict[str, int] = {}  # by route, in a row
 
     def deliver(self, batch_id: int) -> int | None:
@@ -95,9 +94,7 @@ class Sender:
         with structlog.contextvars.bound_contextvars(campaign=lease.campaign_id, batch=batch_id):
             route = self.routes.get(lease.route)
             job = await self.jobs.get(self.ledger, lease.campaign_id)
-            habits = await self.throttle.habits(
-                route.name, accepted=self._accepted.pop(route.name, 0)
-            )
+            habits = await self.throttle.habits(route.name)
             due = job.next_open(time.time())
             if due is None and habits.pause:
                 due = time.time() + habits.pause
@@ -121,7 +118,6 @@ class Sender:
             try:
                 await run.go()
             finally:
-                self._accepted[route.name] = run.unreported()
                 self._slow_replies[route.name] = run.core.slow_replies
             return lease.campaign_id if run.done else None
 

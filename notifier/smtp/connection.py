@@ -27,23 +27,21 @@ MAX_REPLY_BYTES = 32_768  # a server that streams without an end of line must no
 DOT_PATIENCE = 5
 # An address goes into a command: nothing that ends the command or the path may be in it (RFC 5321
 # section 4.1.2), and it is no longer than section 4.5.3.1 allows.
-_SAFE_ADDRESS = re.compile(r"[!-;=?-~]{1,64}@[!-;=?A-Z\[\]^-~]{1,255}")
+_ADDRESS = r"[!-;=?-~]{1,64}@[!-;=?A-Z\[\]^-~]{1,255}"
+_SAFE_COMMANDS = re.compile(rf"MAIL FROM:<(?:{_ADDRESS})?>\r\nRCPT TO:<{_ADDRESS}>\r\nDATA\r\n")
+_NOW = Go.NOW
 _UNSAFE = Verdict(Fate.REFUSED, "not sent: an address cannot be written in an SMTP command")
 _WITHDRAWN = Verdict(Fate.LATER, "withdrawn before its text was sent", unsent=True)
 _ENDLESS = Verdict(Fate.LATER, "a reply without an end", slow_route=True, unsent=True)
 
 
 def _commands(message: Outgoing) -> bytes | None:
-    """Return MAIL and RCPT with their line ends, None when an address does not belong in them.
+    """Return MAIL, RCPT and DATA, None when an address does not belong in a command.
 
     An empty sender is the null reverse-path (RFC 5321 section 4.5.5).
     """
-    sender, recipient = message.sender, message.recipient
-    if _SAFE_ADDRESS.fullmatch(recipient) is None or (
-        sender and _SAFE_ADDRESS.fullmatch(sender) is None
-    ):
-        return None
-    return f"MAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\n".encode("ascii")
+    lines = f"MAIL FROM:<{message.sender}>\r\nRCPT TO:<{message.recipient}>\r\nDATA\r\n"
+    return lines.encode("ascii") if _SAFE_COMMANDS.fullmatch(lines) is not None else None
 
 
 def _judged(verdict: Verdict, taken: int) -> Verdict:
@@ -154,7 +152,7 @@ class PipelinedConnection(asyncio.Protocol):
         expected.append(_Reply(Stage.MAIL, message))
         expected.append(_Reply(Stage.RCPT, message))
         expected.append(_Reply(Stage.DATA, message))
-        return prefix + commands + b"DATA\r\n"
+        return prefix + commands if prefix else commands
 
     def data_received(self, data: bytes) -> None:
         """Read as many whole replies as have come; each is checked against its command."""
@@ -214,7 +212,7 @@ class PipelinedConnection(asyncio.Protocol):
                 self.source.settled(message, verdict, self.host)
         elif reply.stage is Stage.DATA:
             self._on_data_reply(code, text)
-        elif reply.stage is not None and self._failure is None and not 200 <= code < 300:  # noqa: PLR2004
+        elif reply.stage is not None and self._failure is None and code // 100 != 2:  # noqa: PLR2004
             self._failure = self._failed(reply.stage, code, text)
         # 421: the server is closing the channel (RFC 5321 section 3.8). 3yz answers DATA alone, 2yz
         # everything else: a reply out of place may be somebody else's, so that from here on no
@@ -256,17 +254,17 @@ class PipelinedConnection(asyncio.Protocol):
             self._held = True  # nobody hears of it any more: the connection is about to be closed
             return
         answer = source.may_go(message)
-        if answer is Go.WAIT:
-            self._held = True
-            return
-        self._held = False
-        if answer is Go.NEVER:
+        if answer is not _NOW:
+            self._held = answer is Go.WAIT
+            if self._held:
+                return
             # SMTP has no way back after 354 but to break the connection off: whatever ends the
             # text in good order would deliver it.
             self._quitting = True
             self._failure = _WITHDRAWN
             self._broken(_WITHDRAWN)
             return
+        self._held = False
         self._next = None
         self._in_text = message
         self._expected.append(_Reply(Stage.DOT, message))
@@ -395,7 +393,7 @@ class PlainConnection:
     async def _transact(self, message: Outgoing, commands: bytes) -> Verdict:
         stage = Stage.MAIL
         try:
-            for line in commands.splitlines():
+            for line in commands.splitlines()[:2]:
                 stage = Stage.RCPT if line.startswith(b"RCPT") else Stage.MAIL
                 code, text = await self._client.execute_command(line, timeout=self._timeout)
                 if not 200 <= code < 300:  # noqa: PLR2004
@@ -454,7 +452,7 @@ class PlainConnection:
 
 @dataclass(frozen=True, slots=True)
 class SmtpChannel:
-    """The way to one mail server, as `hostname`; a `channel.Channel`. `timeout`: seconds a reply."""
+    """The way to one mail server, as `hostname`, with `timeout` seconds a reply: a `Channel`."""
 
     server: SmtpServer
     hostname: str
@@ -499,7 +497,7 @@ async def connect(server: SmtpServer, *, hostname: str, timeout: float, limit: i
         if client.last_ehlo_response is None:
             await client.ehlo()
         if client.supports_extension("pipelining"):
-            # uvloop's transports are no subclass of asyncio.Transport, yet keep its whole interface.
+            # uvloop's transports are no subclass of asyncio.Transport, yet keep its interface.
             transport = cast("asyncio.Transport", client.transport)
             return PipelinedConnection(transport, server.host, timeout=timeout, limit=limit)
     except BaseException:

@@ -12,6 +12,7 @@ import time
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from notifier.flows import control as story
 from notifier.instance.supervisor import kill_tree
@@ -164,3 +165,35 @@ def test_random_kills(world: World) -> None:
         in_doubt += found.counts.doubted
         twice += again
     print(f"{killed} kills: lost 0, in doubt {in_doubt}, sent again {twice}")
+
+
+def test_a_process_that_wakes_after_its_lease_looks_before_it_sends(world: World) -> None:
+    """A process is stopped (as a virtual machine is), the campaign paused, the lease runs out."""
+    name = world.launch(MAILS, delay_ms=SLOW)
+    world.until_done(name, 0.2)
+    asleep = world.worker_children()
+    for child in asleep:
+        child.suspend()
+    try:
+        story.pause(world.services, name)
+        time.sleep(2 * SLOW / 1000 + 0.2)
+        before = world.sink.ask()["received"]
+
+        def taken_back() -> bool:
+            with world.services.session() as session:
+                return not session.scalar(text("SELECT count(*) FROM batch WHERE state = 'leased'"))
+
+        # The lease lasts 2 s, then the sweep takes the batches back.
+        world.until(taken_back, seconds=20)
+    finally:
+        for child in asleep:
+            child.resume()
+    time.sleep(2)
+    # What a process had handed to its loop when it was stopped is written after, a text a
+    # connection at most. One that looks only at its next settle sends some 20 a process.
+    assert world.sink.ask()["received"] - before <= 8
+    assert world.status(name).campaign.state == "paused"
+    story.resume(world.services, name)
+    found = world.finish(name)
+    assert found.counts.states == {"accepted": MAILS}
+    assert duplicates(world) <= found.counts.doubted <= len(asleep) * WINDOW

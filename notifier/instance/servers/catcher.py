@@ -142,6 +142,12 @@ class Session(asyncio.Protocol):
         if verb == b"MAIL":
             self.mail_from, self.rcpt_to = line[line.find(b"<") + 1 : line.find(b">")], b""
             self.strike = self.state.strikes()
+            if script.enough_after and self.messages >= script.enough_after:
+                self.in_mail = False
+                self._say(script.enough_reply.encode())
+                if script.enough_reply.startswith("421"):
+                    self._close()
+                return
             self.in_mail = not self._scripted("mail", script.mail_reply)
             if self.in_mail:
                 self._say(b"250 2.1.0 Ok")

@@ -34,6 +34,8 @@ class Script:
     hang_at: str = ""  # "greeting", "mail", "rcpt", "data"
     close_at: str = ""  # "greeting", "ehlo", "mail", "rcpt", "data"
     close_after: int = 0  # close politely after so many messages of a connection
+    enough_after: int = 0  # answer MAIL by `enough_reply` after so many messages of a connection
+    enough_reply: str = "421 4.7.0 enough for one connection"
     share: float = 1.0
     every: int = 1
     first: int = 0

@@ -102,9 +102,12 @@ class RecordedEvent(EventAnswer):
     model_config = _example(index=0, status=202, **_EVENT_EXAMPLE)
 
     index: Annotated[int, Field(ge=0, description="Its place in the batch, from 0.")]
-    status: Annotated[Literal[202], Field(description="What it alone would be answered with.")] = (
-        202
-    )
+    # As an enumeration: generators stumble over a constant that is a number.
+    status: Annotated[
+        Literal[202],
+        Field(description="What it alone would be answered with."),
+        WithJsonSchema({"type": "integer", "enum": [202]}),
+    ]
 
 
 class RefusedEvent(Answer):

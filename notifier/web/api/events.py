@@ -215,6 +215,7 @@ def _result(place: int, result: EventResult | Refusal) -> RecordedEvent | Refuse
         )
     return RecordedEvent(
         index=place,
+        status=202,
         id=result.id,
         outcome=result.outcome,
         message_id=result.message_id,

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from notifier.domain import messages
+from notifier.domain import message_lookups
 from notifier.errors import LinkError, NotFoundError, SettingsError
 from notifier.flows import unsubscribe as subscription
 from notifier.services import Services
@@ -185,7 +185,7 @@ def _find(services: Services, code: str) -> dict[str, Any] | None:
         return None
     with services.session() as session:
         try:
-            found = messages.proof(session.connection(), message_id)
+            found = message_lookups.proof(session.connection(), message_id)
         except NotFoundError:
             return None
     name, _, domain = found.email.partition("@")

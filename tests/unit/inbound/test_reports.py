@@ -89,7 +89,7 @@ def test_a_forged_return_path_is_refused_before_anything_is_parsed(
     def fail(*_: object, **__: object) -> None:
         pytest.fail("it was parsed")
 
-    monkeypatch.setattr(reports.email, "message_from_bytes", fail)
+    monkeypatch.setattr("notifier.inbound.reports.email.message_from_bytes", fail)
     for name in EXPECTED:
         assert reports.read(sample(name), FORGED, SIGNER) is None
         assert reports.read(SAMPLES[name], ABUSE, SIGNER) is None

@@ -1,4 +1,7 @@
-"""The eight dossier notices: one event fills any of them, and each reads well whatever its source leaves out."""
+"""The eight dossier notices.
+
+One event fills any of them, and each reads well whatever its source leaves out.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,8 @@ def check(preview: Preview) -> None:
     content = preview.text.split("-" * 60)[0].rstrip()
     assert not _TRACE.search(content), _TRACE.search(content)
     assert not _HOLLOW.search(preview.html), _HOLLOW.search(preview.html)
-    # The office and the title stand alone; any other line in capitals that ends a paragraph is a heading of nothing.
+    # The office and the title stand alone; any other line in capitals that ends a paragraph is a
+    # heading of nothing.
     for paragraph in content.split("\n\n")[2:]:
         last = paragraph.splitlines()[-1]
         assert ":" in last or not last.isupper(), last

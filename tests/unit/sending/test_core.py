@@ -93,7 +93,7 @@ class BatchMachine(RuleBasedStateMachine):
         paced=st.booleans(),
         hold=st.booleans(),
     )
-    def lease(self, rows: list[str], paced: bool, hold: bool) -> None:  # noqa: FBT001
+    def lease(self, rows: list[str], paced: bool, hold: bool) -> None:
         self.rows = [
             row(
                 number,
@@ -124,7 +124,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.now = Moment(self.now.wall + seconds, self.now.boot + seconds)
 
     @rule(seconds=st.sampled_from([-3600.0, -1.0, 40.0]), wall=st.booleans())
-    def one_clock_jumps(self, seconds: float, wall: bool) -> None:  # noqa: FBT001
+    def one_clock_jumps(self, seconds: float, wall: bool) -> None:
         if wall:
             self.now = Moment(self.now.wall + seconds, self.now.boot)
         elif seconds > 0:
@@ -179,7 +179,7 @@ class BatchMachine(RuleBasedStateMachine):
             assert self.core.settle_is_due(self.now, idle=False) or self.core.settling is not None
         elif answer is Go.NEVER:
             gone = self.by_position[position].address_id in self.gone
-            assert gone or self.core.withdrawn
+            assert gone or self.core.withdrawn or self.core.lost
             withdrawn = Verdict(Fate.LATER, "withdrawn", unsent=True)
             self.core.failed(position, withdrawn, HOST, self.now.wall)
         else:
@@ -224,7 +224,7 @@ class BatchMachine(RuleBasedStateMachine):
         running=st.sampled_from([True, True, True, True, False]),
         opted_out=st.frozensets(st.integers(0, 60), max_size=3),
     )
-    def settle_is_committed(self, running: bool, opted_out: frozenset[int]) -> None:  # noqa: FBT001
+    def settle_is_committed(self, running: bool, opted_out: frozenset[int]) -> None:
         settle = self.core.settling
         assert settle is not None
         for outcome in settle.outcomes:
