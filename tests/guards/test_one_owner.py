@@ -7,6 +7,7 @@ COPY, and objects of mapped classes that are made, added, merged, deleted or giv
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -97,6 +98,16 @@ def _in_sql(tree: ast.Module) -> Iterator[Write]:
                 yield Write(found[1].lower(), at, " ".join(found[0].split()))
 
 
+def _imported(module: str, name: str) -> str | None:
+    """Return the table of what `from module import name` gives, if that is a mapped class."""
+    if not module.startswith("notifier"):
+        return None
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, schema.Base)):
+        return None
+    return _CLASSES.get(found.__name__)
+
+
 class _Calls(ast.NodeVisitor):
     """Finds what SQLAlchemy would write, knowing the mapped classes by the names they go by."""
 
@@ -111,14 +122,14 @@ class _Calls(ast.NodeVisitor):
                 self._names.pop(node.name, None)
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
-                    if not (node.module or "").startswith("notifier"):
-                        # Another's class of the same name, such as email.message.Message.
-                        self._names.pop(alias.asname or alias.name, None)
-                        continue
-                    if alias.name in _CLASSES and alias.asname:
-                        self._names[alias.asname] = _CLASSES[alias.name]
-                    if alias.name == "schema" and alias.asname:
-                        self._modules.add(alias.asname)
+                    name = alias.asname or alias.name
+                    # Another's class may have the same name, such as email.message.Message.
+                    self._names.pop(name, None)
+                    table = _imported(node.module or "", alias.name)
+                    if table is not None:
+                        self._names[name] = table
+                    if alias.name == "schema":
+                        self._modules.add(name)
         self.visit(tree)
 
     def _table(self, node: ast.expr) -> str | None:
@@ -329,6 +340,10 @@ BAD = {
         "from notifier.schema import Message as Row\nsession.execute(insert(Row))",
         "message",
     ),
+    "a class that its owner hands on": (
+        "from notifier.domain.campaigns import Campaign as Row\nsession.add(Row())",
+        "campaign",
+    ),
     "another module's name": ("from notifier import schema as s\ninsert(s.Message)", "message"),
     "made": ("session.add(Message(id=1))", "message"),
     "made first": ("row = Suppression(topic='*')\nother(row)", "suppression"),
@@ -380,6 +395,10 @@ GOOD = {
     "a sentence": 'raise Error("Update the message.")',
     "a dict's update": "values.update(other)",
     "another's class": "from email.message import Message\npart = Message()",
+    "a class of ours of the same name": (
+        "from notifier.domain.dossiers import Dossier\n"
+        "def f(dossier: Dossier) -> None:\n    dossier.message_id = None"
+    ),
     "a class of its own": "class Message: ...\nx = Message()\nx.id = 1",
     "an attribute of another": "def f(report: Report) -> None:\n    report.total = 3",
     "a set's add": "seen.add(message_id)",
