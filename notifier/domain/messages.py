@@ -238,9 +238,10 @@ history AS (
      WHERE state IN ('{MessageState.DEFERRED}', '{MessageState.IN_DOUBT}') OR doubted),
 problems AS ({_keep_problems("done")}),
 solved AS (
-    DELETE FROM message_problem p USING done d
-     WHERE p.message_id = d.id AND d.state = '{MessageState.ACCEPTED}'
-       AND (d.attempts > 1 OR d.doubted)),
+    -- Only as an array can this be planned as nothing but a look-up by key.
+    DELETE FROM message_problem WHERE message_id = ANY (ARRAY(
+        SELECT id FROM done
+         WHERE state = '{MessageState.ACCEPTED}' AND (attempts > 1 OR doubted)))),
 tallied AS ({tallies.enter("done")}),
 counted AS ({tallies.enter_doubts("done")}),
 dead AS ({SUPPRESS_DEAD.format(settled="done")}),
@@ -348,7 +349,8 @@ WITH cancelled AS (
               false AS new_doubt, coalesce(o.route, {_UNROUTED}) AS route_before,
               old.state AS before, coalesce(o.route, {_UNROUTED}) AS route_after,
               m.state AS after),
-solved AS (DELETE FROM message_problem p USING cancelled c WHERE p.message_id = c.id),
+solved AS (
+    DELETE FROM message_problem WHERE message_id = ANY (ARRAY(SELECT id FROM cancelled))),
 tallied AS ({tallies.enter("cancelled")}),
 notified AS ({NOTIFY_SETTLED.format(settled="cancelled")})
 SELECT id FROM cancelled
@@ -448,7 +450,7 @@ SELECT count(*) FROM decided
 _RESEND = _decide(
     "batch_id = NULL, due_at = clock_timestamp()",
     MessageState.QUEUED,
-    "DELETE FROM message_problem p USING decided d WHERE p.message_id = d.id",
+    "DELETE FROM message_problem WHERE message_id = ANY (ARRAY(SELECT id FROM decided))",
 )
 _GIVE_UP = _decide(
     "settled_at = clock_timestamp()", MessageState.GIVEN_UP, _keep_problems("decided")

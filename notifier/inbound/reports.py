@@ -32,8 +32,7 @@ from notifier.states import MessageState
 
 log = structlog.get_logger(__name__)
 # It logs what a stranger wrote; what it cannot read we log ourselves, without that.
-logging.getLogger("flufl.bounce").addHandler(logging.NullHandler())
-logging.getLogger("flufl.bounce").propagate = False
+logging.getLogger("flufl.bounce").disabled = True
 
 MAX_BYTES = 256 * 1024
 """What follows is not read: a report begins with what it reports, the mail it quotes comes last."""
@@ -224,9 +223,10 @@ def _before_quote(parts: list[Message]) -> list[str]:
 def _of_text(mail: Message, lines: list[str], message_id: uuid.UUID) -> Report | None:
     """Read a report that only speaks to people (qmail, Exim, gateways); flufl.bounce knows them."""
     plain = Message(policy.compat32)
-    for name in ("From", "Subject", "X-Failed-Recipients"):
-        for value in mail.get_all(name, []):
-            plain[name] = str(value)
+    plain["From"] = "mailer-daemon@localhost"  # it insists on one
+    failed = mail.get("X-Failed-Recipients")
+    if failed is not None:
+        plain["X-Failed-Recipients"] = str(failed)
     plain.set_payload("\n".join(lines))
     _temporary, permanent = all_failures(plain)
     return _judged(message_id, "", "", lines) if permanent else None

@@ -116,7 +116,8 @@ def _later(stage: Stage, code: int, text: str, detail: str) -> Verdict:
         not enhanced and stage is not Stage.MAIL and bool(_MAILBOX_WORDS.search(text))
     )
     if mailbox:
-        if enhanced == "4.2.2" or (code == 452 and not enhanced.startswith("4.1.")):  # noqa: PLR2004
+        full = code == 452 and not enhanced.startswith("4.1.")  # noqa: PLR2004
+        if enhanced == "4.2.2" or full:
             return Verdict(Fate.LATER, detail, retry_after=wait or MAILBOX_FULL_SECONDS)
         rate = enhanced == "4.2.1" and codes.RATE_WORDS.search(text)
         return Verdict(

@@ -27,7 +27,7 @@ from notifier import observability
 from notifier.domain import keys, webhooks
 from notifier.domain.keys import WebhookLease
 from notifier.domain.webhooks import Attempt, Event
-from notifier.sending.retries import next_due
+from notifier.retries import next_due
 from notifier.webhooks import targets
 
 log = structlog.get_logger(__name__)

@@ -117,7 +117,7 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         ProblemError(
             503,
             "unavailable",
-            "A part of the service is away; nothing of this request is stored unless it was "
+            "A part of the service is unavailable; nothing of this request is stored unless it was "
             "before. Try again.",
             headers={"Retry-After": "5"},
         )

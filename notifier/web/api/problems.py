@@ -28,7 +28,7 @@ TITLES = {
     "idempotency": "The Idempotency-Key was used for another request",
     "state": "The state does not allow this",
     "rate-limit": "Too many requests",
-    "unavailable": "A part of the service is away",
+    "unavailable": "A part of the service is unavailable",
     "unrenderable": "The mail cannot be made",
     "internal": "Something went wrong",
 }
@@ -158,7 +158,7 @@ _DESCRIPTIONS = {
     415: "The body has the wrong type.",
     422: "Fields cannot be used; `errors` points at each.",
     429: "Too many requests; `Retry-After` says when to try again.",
-    503: "A part of the service is away; `Retry-After` says when to try again.",
+    503: "A part of the service is unavailable; `Retry-After` says when to try again.",
 }
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds to wait."}}
 _HEADERS = {
