@@ -191,11 +191,15 @@ class RowReader:
             emails=emails,
             line=line or None,
             lacking=lacking,
-            warnings=[
-                _problem(row_no, cells, self._email, part, error, kind="warning")
-                for part, error in bad
-            ],
+            warnings=self._warnings(row_no, cells, bad) if bad else [],
         )
+
+    def _warnings(
+        self, row_no: int, cells: Sequence[Any], bad: list[tuple[str, CellError]]
+    ) -> list[Problem]:
+        return [
+            _problem(row_no, cells, self._email, part, error, kind="warning") for part, error in bad
+        ]
 
 
 def _problem(
