@@ -1,4 +1,4 @@
-"""Working days and sending windows, in the time of Hanoi; the one module of verbs for `calendar_day`.
+"""Working days and sending windows, in the time of Hanoi; the verbs for `calendar_day`.
 
 The table is the truth and may be edited; `seed` fills it with the official holidays that the
 package `holidays` knows (it misses some of the swapped days that are announced each year). A day
