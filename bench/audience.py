@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import xlsxwriter
@@ -63,7 +62,7 @@ def main() -> None:
             [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent
         )
         with Postgres(Path(folder) / "postgres") as server:
-            services = Services(replace(Settings.from_env(), database_url=server.url))
+            services = Services(Settings.from_env().replace(database_url=server.url))
             migrate(services.engine)
             template = services.catalogue["debt-notice"]
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

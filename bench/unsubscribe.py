@@ -27,6 +27,7 @@ from notifier.cli.demo import write_list
 from notifier.cli.up import make_instance
 from notifier.domain.campaign_files import load_definition
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.instance.supervisor import Instance
 from notifier.services import Services
 from notifier.settings import Settings
@@ -161,7 +162,7 @@ def run(instance: Instance, folder: Path, arguments: argparse.Namespace) -> dict
     tending = threading.Thread(target=instance.run, args=(stop_tending,), daemon=True)
     tending.start()
     # The first launch loads the register, so the requests find it at its real size.
-    story.launch(services, definition, audience=path)
+    launch(services, definition, audience=path)
     while campaign_runs(services, definition.name):
         time.sleep(0.2)
     contents = requests_for(services, arguments.posts + int(arguments.rate * arguments.seconds))
@@ -170,7 +171,7 @@ def run(instance: Instance, folder: Path, arguments: argparse.Namespace) -> dict
     )
     second = replace(definition, name="bench-unsubscribe-2")
     campaigning = threading.Thread(
-        target=story.launch, args=(services, second), kwargs={"audience": path}
+        target=launch, args=(services, second), kwargs={"audience": path}
     )
     campaigning.start()
     campaigning.join()

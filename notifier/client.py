@@ -394,15 +394,15 @@ def _asked_wait(value: str) -> float:
 
 def _error(answer: httpx2.Response) -> ApiError:
     try:
-        told = answer.json()
+        problem = answer.json()
     except ValueError:
-        told = None
-    told = told if isinstance(told, dict) else {}
+        problem = None
+    problem = problem if isinstance(problem, dict) else {}
     number = answer.headers.get("X-Request-Id", "")
     return ApiError(
         answer.status_code,
-        told.get("code", ""),
-        told.get("detail", answer.reason_phrase),
-        told.get("errors", []),
+        problem.get("code", ""),
+        problem.get("detail", answer.reason_phrase),
+        problem.get("errors", []),
         number,
     )

@@ -21,7 +21,7 @@ class GroupWriter(Generic[Item, Answer]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Item]], Sequence[Answer]],
+        write: Callable[[Sequence[Item]], Sequence[Answer | Exception]],
         *,
         name: str,
         most: int = 500,
@@ -31,7 +31,7 @@ class GroupWriter(Generic[Item, Answer]):
     ) -> None:
         """Call `write` with items of at most `most` units by `size` together, those that come within `linger` seconds of the first.
 
-        `alone`: when a group fails, each is tried by itself.
+        An exception in the place of an answer is raised to who asked. `alone`: when a group fails, each is tried by itself.
         """
         self._write = write
         self._most = most

@@ -1,7 +1,9 @@
-"""Logs and metrics: what an operator sees. Static event names with ids as fields, never personal data.
+"""Logs and metrics: what an operator sees.
 
-Metrics are counted in shared files (prometheus-client's multiprocess mode), so that a Celery parent answers for its children and the web
-process for everybody on its machine.
+Events have static names, and ids as fields, never personal data.
+
+Metrics are counted in shared files (prometheus-client's multiprocess mode), so that a Celery
+parent answers for its children and the web process for everybody on its machine.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import structlog
 
 from notifier.settings import Settings
 
-# prometheus_client decides at import where its counters live, so the folder must be named before; `use_metrics_folder` does so for
-# programs that start others, and children inherit the variable.
+# prometheus_client decides at import where its counters live, so the folder must be named before;
+# `use_metrics_folder` does so for programs that start others, and children inherit the variable.
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def use_metrics_folder(folder: Path) -> dict[str, str]:
-    """Return the environment that lets a child process count into `folder`, which is made when it is missing."""
+    """Return the environment that lets a child process count into `folder`.
+
+    The folder is made when it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     return {_FOLDER_VARIABLE: str(folder)}
 
@@ -79,7 +84,10 @@ def in_doubt(messages: int) -> None:
 
 
 def registry() -> CollectorRegistry | None:
-    """Return the registry over all processes that share the metrics folder; None when this process counts for itself."""
+    """Return the registry over all processes that share the metrics folder.
+
+    None when this process counts for itself.
+    """
     if not os.environ.get(_FOLDER_VARIABLE):
         return None
     collected = CollectorRegistry()
@@ -112,9 +120,9 @@ def get_logger(name: str) -> Any:
 
 
 def configure_logging(settings: Settings, part: str) -> None:
-    """Write logs to standard error: for eyes on a terminal, as JSON otherwise. `part` names the process in every line.
+    """Write logs to standard error: for eyes on a terminal, as JSON otherwise.
 
-    Libraries' own logs go the same way, from WARNING on.
+    `part` names the process in every line. Libraries' own logs go the same way, from WARNING on.
     """
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()

@@ -16,7 +16,9 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-LANES = ("notice", "campaign")
+from notifier.states import Lane
+
+LANES = tuple(Lane)
 HOUSEKEEPING = "housekeeping"
 WEBHOOKS = "webhooks"
 

@@ -137,7 +137,10 @@ class TaxpayerAddress(Base):
 
 
 class Suppression(Base):
-    """Who must not be written to, about what, and why. Lifted, never deleted; `*` is every topic."""
+    """Who must not be written to, about what, and why. Lifted, never deleted; `*` is every topic.
+
+    Each reason is a row of its own, lifted by itself.
+    """
 
     __tablename__ = "suppression"
     __table_args__ = (
@@ -148,10 +151,14 @@ class Suppression(Base):
             "uq_suppression_active",
             "address_id",
             "topic",
+            "reason",
             unique=True,
             postgresql_where=text("lifted_at IS NULL"),
         ),
-        Index("ix_suppression_created_at", "created_at"),
+        Index(
+            "ix_suppression_created_at", "created_at", postgresql_where=text("lifted_at IS NULL")
+        ),
+        Index("ix_suppression_address_id", "address_id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -420,11 +427,14 @@ class Tally(Base):
     The sum over a campaign's entries of one state is how many messages are in it now. Entries are
     only added, in the statement that changes the messages, so that settles never wait for each
     other; the sweep sums up those of past minutes. Messages without a batch are counted at the
-    route ''.
+    route ''. `doubted` counts those whose fate became unknown for the first time.
     """
 
     __tablename__ = "tally"
-    __table_args__ = (Index("ix_tally_campaign_id", "campaign_id", "minute"),)
+    __table_args__ = (
+        Index("ix_tally_campaign_id", "campaign_id", "minute"),
+        Index("ix_tally_minute", "minute"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     campaign_id: Mapped[int] = mapped_column(BigInteger)
@@ -432,6 +442,7 @@ class Tally(Base):
     route: Mapped[str]
     state: Mapped[MessageState] = mapped_column(MESSAGE_STATE)
     messages: Mapped[int]
+    doubted: Mapped[int] = mapped_column(server_default="0")
 
 
 # --- other systems -------------------------------------------------------------------------------
@@ -446,8 +457,7 @@ class Idempotency(Base):
     key_id: Mapped[int] = mapped_column(ForeignKey(ApiKey.id), primary_key=True)
     token: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[bytes]
-    status: Mapped[int | None] = mapped_column(SmallInteger)
-    body: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime]
 
 

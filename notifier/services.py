@@ -20,7 +20,7 @@ from notifier.domain.topics import Topic, load_topics
 from notifier.errors import SettingsError
 from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
-from notifier.rendering.catalogue import Template, load_all
+from notifier.rendering.catalogue import Catalogue, load_all
 from notifier.rendering.dkim import DkimSigner, read_key
 from notifier.sending.routes import Routes, load_routes
 from notifier.settings import Settings, SmtpServer
@@ -43,8 +43,9 @@ class Services:
         self.settings = settings or Settings.from_env()
         self.clock = clock
         self._app = app
-        # The streams of single notices by template version and sandbox: they never change, so each is looked up once.
-        self.streams: dict[tuple[str, bool], int] = {}
+        # The endless campaigns of single notices by template version and sandbox: they never
+        # change, so each is looked up once.
+        self.transactional: dict[tuple[str, bool], int] = {}
 
     @cached_property
     def engine(self) -> Engine:
@@ -57,8 +58,8 @@ class Services:
         return Queues(self._app or make_app(self.settings.require_broker()))
 
     @cached_property
-    def catalogue(self) -> dict[str, Template]:
-        """All templates by name, as they are in the folder now."""
+    def catalogue(self) -> Catalogue:
+        """All templates by name, as they are in the folder now; a broken one costs itself alone."""
         return load_all(self.settings.templates)
 
     @cached_property

@@ -33,13 +33,16 @@ class About:
     problem: bool = False
 
 
+_UNKNOWN = About("", "")
+
+
 class State(StrEnum):
     """A word of the database and the API, with what is known of it."""
 
     about: About
 
-    def __new__(cls, value: str, about: About) -> Self:
-        """Make a member."""
+    def __new__(cls, value: str, about: About = _UNKNOWN) -> Self:
+        """Make a member; with the value alone, Python finds the member that there is."""
         member = str.__new__(cls, value)
         member._value_, member.about = value, about
         return member

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -88,8 +87,7 @@ def catcher(tmp_path: Path) -> Iterator[Catcher]:
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str, broker_url: str) -> Settings:
     """Settings with real servers, short leases and quick retries; SMTP leads nowhere until a test says otherwise."""
-    return replace(
-        Settings(),
+    return Settings(
         var=tmp_path,
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",

@@ -1,4 +1,7 @@
-"""`notifier bench`: a whole campaign on servers of its own, measured. bench/README.md says what each figure means."""
+"""`notifier bench`: a whole campaign on servers of its own, measured.
+
+bench/README.md says what each figure means.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +32,22 @@ from notifier.domain import campaigns
 from notifier.domain.campaign_files import load_definition
 from notifier.errors import UnavailableError
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.flows.lists import load_list
 from notifier.instance.processes import LOOPBACK, Server, kept_port, spawn, wait_for_port
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.supervisor import Instance
 from notifier.invented import HEADINGS, invented_rows
 from notifier.services import Services
-from notifier.settings import Settings
+from notifier.settings import DEFAULT_PUBLIC_URL, Settings
+from notifier.states import MessageState
 
 app = typer.Typer(
     invoke_without_command=True,
     help="Measure the service on this machine, with servers of its own.",
 )
 NAME = "bench"
+_PROGRESS_SECONDS = 2.0
 LINES = 3
 BASELINE_SECONDS = 8.0
 _STEP = 100_000
@@ -75,7 +81,7 @@ class OurSink(Catcher, Sink):
 
 
 class SmtpSink(Sink):
-    """Debian's smtp-sink, of the Postfix project. It counts messages, but does not look into them."""
+    """Debian's smtp-sink, of the Postfix project. It counts messages, and looks into none."""
 
     def __init__(self, folder: Path) -> None:
         """Write its counter into `folder`."""
@@ -112,7 +118,10 @@ class SmtpSink(Sink):
 
 
 def cpu_seconds(roots: list[int]) -> float:
-    """Return the CPU time of processes and all that came of them, ended ones included once they were waited for."""
+    """Return the CPU time of processes and all that came of them, in seconds.
+
+    Ended ones are included once they were waited for.
+    """
     total = 0.0
     for root in roots:
         try:
@@ -185,16 +194,18 @@ def write_list(path: Path, businesses: int) -> None:
 
 @contextmanager
 def running(folder: Path, sink: Sink, workers: int, *, port: int = 0) -> Iterator[Instance]:
-    """Run an instance with servers of its own, with web when a `port` is given; of the environment's settings, those that name no server."""
-    settings = replace(
-        Settings.from_env(),
+    """Run an instance with servers of its own, with web when a `port` is given.
+
+    Of the environment's settings it has those that name no server.
+    """
+    settings = Settings.from_env().replace(
         var=folder,
         database_url=None,
         broker_url=None,
         smtp_url=sink.url,
         secret_key=None,
         routes_file=None,
-        public_url=Settings.public_url,
+        public_url=DEFAULT_PUBLIC_URL,
         api_per_minute=900_000_000,
     )
     instance = make_instance(settings, port=port, workers=workers, web=port > 0, logs=False)
@@ -226,20 +237,22 @@ def send_campaign(
     _err.print(f"List of {messages:,} businesses read in {list_seconds:.1f} s.")
     watch = Watch(instance, sink)
     began = time.perf_counter()
-    story.launch(services, definition, audience=path)
+    launch(services, definition, audience=path)
     plan_seconds = time.perf_counter() - began
     shown = 0.0
     while True:
         with services.session() as session:
             done, over = session.execute(
-                text("""SELECT coalesce(sum(b.size) FILTER (WHERE b.state = 'done'), 0), c.finished_at IS NOT NULL
-                          FROM campaign c JOIN batch b ON b.campaign_id = c.id WHERE c.name = :name GROUP BY c.id"""),
+                text("""SELECT coalesce(sum(b.size) FILTER (WHERE b.state = 'done'), 0),
+                              c.finished_at IS NOT NULL
+                          FROM campaign c JOIN batch b ON b.campaign_id = c.id
+                         WHERE c.name = :name GROUP BY c.id"""),
                 {"name": NAME},
             ).one()
         watch.sample(int(done))
         if over:
             break
-        if time.monotonic() - shown > 2:  # noqa: PLR2004 - seconds between two lines of progress
+        if time.monotonic() - shown > _PROGRESS_SECONDS:
             shown = time.monotonic()
             _err.print(f"{done:>9,} sent, {watch.rss / 1e6:.0f} MB")
         time.sleep(0.25)
@@ -259,7 +272,7 @@ def send_campaign(
         "cpu_seconds_per_1000": cpu,
         "worker_rss_mb": round(watch.rss / 1e6, 1),
         "worker_rss_mb_by_100k": watch.rss_by_step,
-        "accepted": status.counts.states.get("accepted", 0),
+        "accepted": status.counts.of(MessageState.ACCEPTED),
         "lost": max(0, messages - (received if distinct is None else distinct)),
         "duplicated": max(0, received - messages) if distinct is None else received - distinct,
         "proof": "Message-IDs at the sink"
@@ -333,7 +346,10 @@ def bench(
         SinkKind, typer.Option("--sink", help="Which server takes the mail.")
     ] = SinkKind.OURS,
 ) -> None:
-    """Measure a whole campaign on this machine, with servers of its own that are thrown away afterwards."""
+    """Measure a whole campaign on this machine.
+
+    It has servers of its own, which are thrown away afterwards.
+    """
     if context.invoked_subcommand is not None:
         return
     with tempfile.TemporaryDirectory(prefix="notifier-bench-", ignore_cleanup_errors=True) as name:

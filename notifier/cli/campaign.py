@@ -24,14 +24,15 @@ from rich.progress import (
 from rich.table import Table
 
 from notifier.domain.calendar import HANOI
-from notifier.domain.campaign_files import Definition, load_definition
+from notifier.domain.campaign_files import load_definition
 from notifier.errors import CampaignError
 from notifier.flows import control as story
+from notifier.flows import launch as launches
 from notifier.flows import proofs as proof
 from notifier.flows import report
 from notifier.flows.lists import first_problems, write_rejected
 from notifier.services import Services
-from notifier.states import CampaignState
+from notifier.states import CampaignState, MessageState
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, launch and watch campaigns.")
 console = Console()
@@ -87,11 +88,13 @@ def _reader(progress: Progress, title: str) -> Callable[[int, int | None], None]
     return advance
 
 
-def _print(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """Print JSON for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def _thousands(value: int) -> str:
+def thousands(value: int) -> str:
+    """Return a number as Vietnam writes it: 1.234.567."""
     return f"{value:,}".replace(",", ".")
 
 
@@ -117,29 +120,28 @@ def check(
     if rejected is not None:
         write_rejected(services, result.audience.id, rejected)
     if as_json:
-        _print(result.to_json())
+        print_json(result.to_json())
         return
-    _show_check(services, definition, result)
+    show_check(services, definition.title, result)
     if rejected is not None:
         console.print(f"Rejected rows and warnings: {rejected}")
 
 
-def _show_check(services: Services, definition: Definition, result: proof.Check) -> None:
+def show_check(services: Services, title: str, result: proof.Check) -> None:
+    """Print what a campaign would do."""
     listed = result.audience
-    table = Table(
-        title=f"{definition.title} ({definition.name})", show_header=False, title_justify="left"
-    )
-    table.add_row("Rows read", _thousands(listed.rows_read))
-    table.add_row("  accepted", _thousands(listed.accepted))
-    table.add_row("  merged into another row's mail", _thousands(listed.merged))
-    table.add_row("  rejected", _thousands(listed.rejected))
-    table.add_row("Mails", _thousands(result.messages))
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_row("Rows read", thousands(listed.rows_read))
+    table.add_row("  accepted", thousands(listed.accepted))
+    table.add_row("  merged into another row's mail", thousands(listed.merged))
+    table.add_row("  rejected", thousands(listed.rejected))
+    table.add_row("Mails", thousands(result.messages))
     for reason, number in sorted(result.suppressed.items()):
-        table.add_row(f"  not sent: {reason}", _thousands(number))
+        table.add_row(f"  not sent: {reason}", thousands(number))
     if result.unrenderable_total:
-        table.add_row("  cannot be rendered", _thousands(result.unrenderable_total))
+        table.add_row("  cannot be rendered", thousands(result.unrenderable_total))
     for key, value in listed.totals.items():
-        table.add_row(f"Sum of {key}", f"{_thousands(int(value))} đồng")
+        table.add_row(f"Sum of {key}", f"{thousands(int(value))} đồng")
     table.add_row(
         "Largest mail", f"{result.largest_bytes / 1024:.1f} kB (row {result.largest_row})"
     )
@@ -215,7 +217,7 @@ def launch(
     definition = load_definition(file, name=name)
     with _bar(quiet=as_json) as progress:
         moment = at.replace(tzinfo=HANOI) if at else None
-        launched = story.launch(
+        launched = launches.launch(
             services,
             definition,
             audience=audience,
@@ -225,13 +227,14 @@ def launch(
     if wait and at is None:
         watch(services, launched.name, quiet=as_json)
     if as_json:
-        _print(story.status(services, launched.name).to_json())
+        print_json(story.status(services, launched.name).to_json())
     elif wait and at is None:
         show_status(story.status(services, launched.name))
     else:
         when = f"starts {_moment(launched.launch_at)}" if launched.launch_at else "is under way"
         console.print(
-            f"{launched.name} {when}: {_thousands(launched.total)} mails. See: notifier campaign status {launched.name}"
+            f"{launched.name} {when}: {thousands(launched.total)} mails. "
+            f"See: notifier campaign status {launched.name}"
         )
 
 
@@ -269,7 +272,7 @@ def status(name: Name, as_json: Json = False) -> None:
     """Show where a campaign stands."""
     now = story.status(_services(), _name(name))
     if as_json:
-        _print(now.to_json())
+        print_json(now.to_json())
     else:
         show_status(now)
 
@@ -285,7 +288,7 @@ def show_status(now: story.Status) -> None:
         title=f"{values['title']} ({values['name']})", show_header=False, title_justify="left"
     )
     table.add_row("State", values["state"])
-    table.add_row("Mails", _thousands(values["total"]))
+    table.add_row("Mails", thousands(values["total"]))
     for key in (
         "accepted",
         "queued",
@@ -297,13 +300,13 @@ def show_status(now: story.Status) -> None:
         "given_up",
     ):
         if values[key] or key in {"accepted", "queued"}:
-            table.add_row(f"  {key.replace('_', ' ')}", _thousands(values[key]))
+            table.add_row(f"  {key.replace('_', ' ')}", thousands(values[key]))
     for reason, number in sorted(values["skipped"].items()):
-        table.add_row(f"  skipped: {reason}", _thousands(number))
+        table.add_row(f"  skipped: {reason}", thousands(number))
     if values["in_doubt"]:
-        table.add_row("Were in doubt", _thousands(values["in_doubt"]))
+        table.add_row("Were in doubt", thousands(values["in_doubt"]))
     if values["dead_letter"]:
-        table.add_row("Set aside (see docs/operating.md)", _thousands(values["dead_letter"]))
+        table.add_row("Set aside (see docs/operating.md)", thousands(values["dead_letter"]))
     table.add_row("Started", _moment(now.campaign.started_at))
     table.add_row("Finished", _moment(now.campaign.finished_at))
     if now.campaign.started_at and now.campaign.finished_at:
@@ -323,7 +326,7 @@ def pause(name: Name) -> None:
     ).counts.in_flight_batches and time.monotonic() < deadline:
         time.sleep(0.05)
     console.print(
-        f"{paused.name} is paused: {_thousands(now.done)} of {_thousands(paused.total)} mails are done."
+        f"{paused.name} is paused: {thousands(now.done)} of {thousands(paused.total)} mails are done."
     )
 
 
@@ -345,8 +348,8 @@ def cancel(name: Name) -> None:
         time.sleep(0.1)
         story.end_cancel(services, cancelled.id)
     console.print(
-        f"{cancelled.name} is {now.campaign.state.value}: {_thousands(now.counts.states.get('accepted', 0))} of "
-        f"{_thousands(cancelled.total)} mails had been accepted."
+        f"{cancelled.name} is {now.campaign.state.value}: {thousands(now.counts.of(MessageState.ACCEPTED))} of "
+        f"{thousands(cancelled.total)} mails had been accepted."
     )
 
 
@@ -366,13 +369,13 @@ def in_doubt(
     if resend and give_up:
         raise CampaignError("--resend and --give-up exclude each other.", fix="Give one of them.")
     if not resend and not give_up:
-        held = story.status(services, name).counts.states.get("in_doubt", 0)
+        held = story.status(services, name).counts.of(MessageState.IN_DOUBT)
         console.print(
-            f"{_thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up."
+            f"{thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up."
         )
         return
     number = story.decide_in_doubt(services, name, resend=resend)
-    console.print(f"{_thousands(number)} mails {'are sent again' if resend else 'were given up'}.")
+    console.print(f"{thousands(number)} mails {'are sent again' if resend else 'were given up'}.")
 
 
 @app.command("retry")
@@ -393,15 +396,13 @@ def write(
         number = report.write_report(
             services, _name(name), out, progress=_reader(progress, "Writing")
         )
-    console.print(f"{out}: {_thousands(number)} rows")
+    console.print(f"{out}: {thousands(number)} rows")
 
 
 @app.command("list")
 def list_all() -> None:
     """Show the campaigns, the newest first."""
     table = Table("Name", "State", "Mails", "Launched")
-    for each in story.newest(_services()):
-        table.add_row(
-            each.name, each.state.value, _thousands(each.total), _moment(each.launched_at)
-        )
+    for each in story.listed(_services()):
+        table.add_row(each.name, each.state.value, thousands(each.total), _moment(each.launched_at))
     console.print(table)

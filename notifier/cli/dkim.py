@@ -1,4 +1,4 @@
-"""`notifier dkim …`: the key that mail is signed with, and the DNS record by which receivers check it."""
+"""`notifier dkim …`: the key that mail is signed with, and the DNS record that receivers read."""
 
 from __future__ import annotations
 

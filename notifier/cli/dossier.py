@@ -17,15 +17,14 @@ app = typer.Typer(no_args_is_help=True, help="Dossiers and their sources.")
 console = Console(highlight=False)
 
 
+Days = Annotated[int, typer.Option("--days", min=1, max=366, help="How far to look back.")]
+
+
 @app.command()
-def undeliverable(
-    days: Annotated[int, typer.Option("--days", min=1, max=366, help="How far to look back.")] = 7,
-) -> None:
-    """List events whose applicants left no address and must be told otherwise."""
-    services = Services()
-    with services.engine.connect() as connection:
+def undeliverable(days: Days = 7) -> None:
+    """List events whose applicants left no address and must be notified otherwise."""
+    with Services() as services, services.engine.connect() as connection:
         found = dossiers.undeliverable(connection, since=services.clock() - timedelta(days=days))
-    services.close()
     table = Table("Source", "Dossier", "Status", "Happened", "Reported")
     for each in found:
         status = (

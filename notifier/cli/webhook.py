@@ -1,4 +1,4 @@
-"""`notifier webhook …`: which systems are told what became of their mail, and what they did not take."""
+"""`notifier webhook …`: which systems are notified of what, and what they did not take."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from notifier.cli.former_names import hint
 from notifier.domain import keys, webhooks
 from notifier.domain.calendar import HANOI
 from notifier.domain.webhooks import WebhookError
 from notifier.services import Services
 from notifier.webhooks import targets
 
-app = typer.Typer(no_args_is_help=True, help="Tell other systems what became of their mail.")
+app = typer.Typer(no_args_is_help=True, help="Notify other systems of what became of their mail.")
 console = Console(highlight=False)
 _SHOWN = 20
 
@@ -36,7 +37,7 @@ def set_url(
     name: KeyName,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted, https://…")],
 ) -> None:
-    """Tell events of this key's messages to a URL from now on."""
+    """Post events of this key's messages to a URL from now on."""
     with Services() as services:
         private = services.settings.webhooks_private
         checked = targets.read_url(url, private=private)
@@ -48,15 +49,19 @@ def set_url(
                 fix="Name a host that this machine finds, at a public address.",
             ) from None
         with services.engine.begin() as connection:
-            webhooks.set_url(connection, name, url)
+            keys.set_webhook(connection, name, url)
     console.print(
-        f"Events of {name} are posted there from now on. Give its operator the output of: notifier webhook secret {name}"
+        f"Events of {name} are posted there from now on. "
+        f"Give its operator the output of: notifier webhook secret {name}"
     )
 
 
 @app.command()
 def secret(name: KeyName) -> None:
-    """Show the secret by which the system checks that a call is ours. It changes only with NOTIFIER_SECRET_KEY."""
+    """Show the secret by which the system checks that a call is ours.
+
+    It changes only with NOTIFIER_SECRET_KEY.
+    """
     with Services() as services:
         service_secret = services.settings.require_secret()
         with services.engine.connect() as connection:
@@ -73,7 +78,10 @@ def list_webhooks(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show how many events wait, are delivered and are set aside; with a key's name also which ones it did not take."""
+    """Show how many events wait, are delivered and are dead letters.
+
+    With a key's name also which ones it did not take.
+    """
     troubles: list[webhooks.Trouble] = []
     with Services() as services, services.engine.connect() as connection:
         key = keys.named(connection, name) if name is not None else None
@@ -86,7 +94,7 @@ def list_webhooks(
             value["not_taken"] = [asdict(each) for each in troubles]
         typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
         return
-    table = Table("Key", "URL", "Waiting", "Delivered", "Set aside", "Last problem")
+    table = Table("Key", "URL", "Waiting", "Delivered", "Dead letters", "Last problem")
     for each in found:
         counts = (str(number) for number in (each.waiting, each.delivered, each.dead_letter))
         table.add_row(each.key, each.url or "switched off", *counts, each.problem or "")
@@ -107,7 +115,7 @@ def _show(troubles: list[webhooks.Trouble]) -> None:
         title=f"Not taken (the newest {_SHOWN} at most)",
     )
     for each in troubles:
-        again = "set aside" if each.dead_lettered_at else _moment(each.due_at)
+        again = "dead letter" if each.dead_lettered_at else _moment(each.due_at)
         message = str(each.message_id or "")
         table.add_row(
             str(each.id),
@@ -133,12 +141,15 @@ def replay(
         ),
     ] = None,
     dead_letter: Annotated[
-        bool, typer.Option("--set-aside", help="Only what was set aside. This is the default.")
+        bool, typer.Option("--dead-letter", help="Only the dead letters. This is the default.")
     ] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", hidden=True)] = False,
 ) -> None:
-    """Tell events again, under the same ids, for another three days."""
-    if since is not None and dead_letter:
-        raise WebhookError("--since and --set-aside exclude each other.", fix="Give one of them.")
+    """Post events again, under the same ids, for another three days."""
+    if set_aside:
+        hint("webhook replay --set-aside", "webhook replay --dead-letter")
+    if since is not None and (dead_letter or set_aside):
+        raise WebhookError("--since and --dead-letter exclude each other.", fix="Give one of them.")
     moment = since.replace(tzinfo=HANOI) if since else None
     with Services() as services:
         with services.engine.begin() as connection:
@@ -151,14 +162,16 @@ def replay(
         if number:
             services.queues.enqueue_webhooks([key.id])
     console.print(
-        f"{number} events are told again." if number else "There is nothing to tell again."
+        f"{number} events are posted again." if number else "There is nothing to post again."
     )
 
 
 @app.command()
 def remove(name: KeyName) -> None:
-    """Tell this system nothing any more; what waits is set aside."""
+    """Notify this system of nothing any more; what waits becomes a dead letter."""
     with Services() as services, services.engine.begin() as connection:
         key = keys.named(connection, name)
         was_on = webhooks.switch_off(connection, key.id, now=services.clock())
-    console.print(f"{name} is told nothing any more." if was_on else f"{name} had no webhook.")
+    console.print(
+        f"{name} is notified of nothing any more." if was_on else f"{name} had no webhook."
+    )

@@ -1,40 +1,44 @@
-"""Campaign files: `campaigns/<name>.toml`, read and checked. campaigns/README.md describes every key."""
+"""Campaign files: `campaigns/<name>.toml`, read and checked; campaigns/README.md has every key.
+
+What another system sends as a campaign's definition is the same table, in JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from notifier.domain.calendar import HANOI, Window
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from notifier.domain.calendar import HANOI, Window, WindowTable
+from notifier.domain.topics import Policy
 from notifier.errors import CampaignError, SettingsError
 from notifier.rendering.blueprint import Sender
 from notifier.rendering.catalogue import Template
+from notifier.rendering.fields import as_json, problem_of
+from notifier.states import InDoubtPolicy
+from notifier.validation import Otherwise, Table, Text, parse_toml, parse_toml_text, read
 
 DEFAULT_EXPIRY = timedelta(days=5)
-_KEYS = {
-    "title",
-    "topic",
-    "template",
-    "list",
-    "not_after",
-    "pace_per_minute",
-    "in_doubt",
-    "sender",
-    "window",
-    "data",
-}
 CAMPAIGN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_SENDER_KEYS = {each.name for each in fields(Sender)} - {"public_url"}
+# Beyond it neither Python nor an officer can name the moment in every zone.
+_MAX_YEAR = 2999
+_MAX_PACE = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A campaign as its file describes it. `audience` is relative to the file; `not_after` is aware; `sender` holds overrides."""
+    """A campaign as its file describes it.
+
+    `audience` is relative to the file; `not_after` is aware; `sender` holds overrides; `text` is
+    what the file said, word for word.
+    """
 
     name: str
     title: str
@@ -43,132 +47,147 @@ class Definition:
     audience: Path | None
     not_after: datetime | None
     pace_per_minute: int | None
-    in_doubt: str | None
+    in_doubt: InDoubtPolicy | None
     sender: Mapping[str, str]
     window: Window | None
     data: Mapping[str, Any]
     text: str
 
 
-def _text(name: str, values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise CampaignError(f"{name}: {key} is missing or not a text.", fix=f'Write {key} = "…".')
-    return value.strip()
+def _moment(value: object) -> object:
+    """Read a moment that is written as a text: JSON has no other way. A day alone is none."""
+    if isinstance(value, str):
+        date_alone = len(value) <= len("2026-12-31")
+        value = date.fromisoformat(value) if date_alone else datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.year > _MAX_YEAR:
+        raise ValueError("too late")
+    return value
+
+
+def _in_hanoi(value: datetime) -> datetime:
+    # A moment without an offset is Hanoi's: that is what an officer means.
+    return value if value.tzinfo else value.replace(tzinfo=HANOI)
+
+
+class SenderTable(Table):
+    """The office that mail comes from, as a campaign may override it: `Sender` but for its URL."""
+
+    name_vi: Text | None = None
+    name_en: Text | None = None
+    address: Text | None = None
+    reply_to: Text | None = None
+    phone: Text | None = None
+    postal_address_vi: Text | None = None
+    postal_address_en: Text | None = None
+    website: Text | None = None
+
+
+class CampaignTable(Table):
+    """The keys of a campaign's file, and of a definition in JSON."""
+
+    title: Text
+    topic: Text
+    template: Text
+    list: Annotated[Text | None, Otherwise("is not a file name.", 'Write list = "list.csv".')] = (
+        None
+    )
+    not_after: Annotated[
+        datetime | None,
+        BeforeValidator(_moment),
+        AfterValidator(lambda value: value and _in_hanoi(value)),
+        Otherwise("is not a moment.", "Write it as 2026-12-31T17:00:00+07:00."),
+    ] = None
+    pace_per_minute: Annotated[
+        int | None,
+        Field(ge=1, le=_MAX_PACE),
+        Otherwise(f"is not a whole number from 1 to {_MAX_PACE}."),
+    ] = None
+    in_doubt: Policy | None = None
+    sender: SenderTable = Field(default_factory=SenderTable)
+    window: WindowTable | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 def load_definition(path: Path, *, name: str | None = None) -> Definition:
-    """Read a campaign file; raise CampaignError that names the file and key at fault. `name` replaces the file's own name."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = tomllib.loads(text)
-    except FileNotFoundError:
+    """Read a campaign file; raise CampaignError that names the file and key at fault.
+
+    `name` replaces the file's own name.
+    """
+    if not path.exists():
         raise CampaignError(
             f"There is no campaign file {path}.",
             fix="Name a file such as campaigns/debt-notice.toml.",
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CampaignError(
-            f"{path.name} cannot be read: {error}.", fix="Correct the file."
-        ) from error
+        )
+    values, text = parse_toml_text(
+        path, where=path.name, raises=CampaignError, fix="Correct the file."
+    )
     return read_definition(
         values, name=name or path.stem.lower(), shown=path.name, text=text, folder=path.parent
     )
 
 
+def parse_definition(text: str, *, name: str, shown: str) -> Definition:
+    """Read a definition that is kept with its campaign, as TOML or JSON; raise CampaignError."""
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise CampaignError(f"{shown} cannot be read: {error}.", fix="Correct it.") from error
+    # A list is attached to a draft itself; where the file once lay says nothing here.
+    values.pop("list", None)
+    return read_definition(values, name=name, shown=shown, text=text, folder=Path())
+
+
 def read_definition(
     values: Mapping[str, Any], *, name: str, shown: str, text: str, folder: Path
 ) -> Definition:
-    """Check the keys of a campaign, called `shown` in errors; raise CampaignError. `text` is kept with it, a list lies in `folder`."""
+    """Check the keys of a campaign, called `shown` in errors; raise CampaignError.
+
+    `values` come from TOML or JSON; `text` is kept with the campaign; a list lies in `folder`.
+    """
     if not CAMPAIGN_NAME.fullmatch(name):
         raise CampaignError(
             f"{name} cannot be the name of a campaign.",
             fix="Use small letters, digits, dots and hyphens.",
         )
-    if unknown := sorted(set(values) - _KEYS):
-        raise CampaignError(
-            f"{shown}: {unknown[0]} is not known.", fix=f"Known are: {', '.join(sorted(_KEYS))}."
-        )
-    pace = values.get("pace_per_minute")
-    if pace is not None and (type(pace) is not int or pace < 1):
-        raise CampaignError(
-            f"{shown}: pace_per_minute is not a whole number above 0.", fix="Correct or remove it."
-        )
-    policy = values.get("in_doubt")
-    if policy not in {None, "resend", "hold"}:
-        raise CampaignError(
-            f"{shown}: in_doubt is neither resend nor hold.", fix="Correct or remove it."
-        )
-    for section in ("sender", "window", "data"):
-        if not isinstance(values.get(section, {}), dict):
-            raise CampaignError(
-                f"{shown}: {section} must be a table.", fix=f"Write it as [{section}]."
-            )
-    audience = values.get("list")
-    if audience is not None and not isinstance(audience, str):
-        raise CampaignError(f"{shown}: list is not a file name.", fix='Write list = "list.csv".')
+    found = read(CampaignTable, values, where=shown, raises=CampaignError)
     return Definition(
         name=name,
-        title=_text(shown, values, "title"),
-        topic=_text(shown, values, "topic"),
-        template=_text(shown, values, "template"),
-        audience=folder / audience if audience else None,
-        not_after=_moment(shown, values.get("not_after")),
-        pace_per_minute=pace,
-        in_doubt=policy,
-        sender=check_sender(values.get("sender", {}), shown),
-        window=Window.from_json(values["window"], where="window") if "window" in values else None,
-        data={
-            key: value.isoformat() if isinstance(value, date) else value
-            for key, value in values.get("data", {}).items()
-        },
+        title=found.title,
+        topic=found.topic,
+        template=found.template,
+        audience=folder / found.list if found.list else None,
+        not_after=found.not_after,
+        pace_per_minute=found.pace_per_minute,
+        in_doubt=found.in_doubt,
+        sender=found.sender.model_dump(exclude_none=True),
+        window=found.window.window() if found.window else None,
+        data={key: as_json(value) for key, value in found.data.items()},
         text=text,
     )
 
 
-def _moment(shown: str, value: object) -> datetime | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise CampaignError(
-            f"{shown}: not_after is not a moment.",
-            fix="Write not_after = 2026-12-31T17:00:00+07:00.",
-        )
-    # A moment without an offset is Hanoi's: that is what an officer means.
-    return value if value.tzinfo else value.replace(tzinfo=HANOI)
-
-
-def check_sender(values: Mapping[str, Any], shown: str) -> dict[str, str]:
-    """Return the texts of a [sender] table; raise CampaignError that names an unknown or empty key."""
-    for key, value in values.items():
-        if key not in _SENDER_KEYS:
-            raise CampaignError(
-                f"{shown}: sender.{key} is not known.",
-                fix=f"Known are: {', '.join(sorted(_SENDER_KEYS))}.",
-            )
-        if not isinstance(value, str) or not value.strip():
-            raise CampaignError(
-                f"{shown}: sender.{key} is not a text.", fix="Correct or remove it."
-            )
-    return dict(values)
-
-
 def load_sender(path: Path, public_url: str) -> Sender:
-    """Read the office that mail comes from by default; raise SettingsError that names the missing key."""
-    try:
-        values = check_sender(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(
-            f"{path.name} cannot be read: {error}.", fix="Restore templates/sender.toml."
-        ) from error
-    if missing := sorted(_SENDER_KEYS - set(values)):
-        raise SettingsError(f"{path.name} has no {missing[0]}.", fix="Add it.")
-    return Sender(**values, public_url=public_url)
+    """Read the office that mail comes from by default.
+
+    Raise SettingsError that names the file and the key at fault.
+    """
+    values = parse_toml(
+        path, where=path.name, raises=SettingsError, fix="Restore templates/sender.toml."
+    )
+    office = read(SenderTable, values, where=path.name, raises=SettingsError)
+    for key, value in office:
+        if value is None:
+            raise SettingsError(f"{path.name}: {key} is missing.", fix="Add it.")
+    return Sender(**office.model_dump(), public_url=public_url)
 
 
 def check_data(definition: Definition, template: Template) -> dict[str, Any]:
-    """Return the [data] of a campaign, checked against the template's fields; raise CampaignError naming the key at fault."""
+    """Return the [data] of a campaign as JSON values that fit the template's fields.
+
+    Moments without an offset are Hanoi's. Raise CampaignError naming the key at fault.
+    """
     known = {each.name: each for each in template.fields if each.scope == "campaign"}
+    found = {}
     for key, value in definition.data.items():
         if key not in known:
             allowed = ", ".join(sorted(known)) or "none"
@@ -176,21 +195,7 @@ def check_data(definition: Definition, template: Template) -> dict[str, Any]:
                 f"[data] {key} is no campaign-wide field of {template.name}.",
                 fix=f"Known are: {allowed}.",
             )
-        expected = known[key].type
-        if expected in {"money", "integer"}:
-            good = type(value) is int
-        elif expected == "date":
-            good = isinstance(value, str) and _is_date(value)
-        else:
-            good = isinstance(value, str)
-        if not good:
-            raise CampaignError(f"[data] {key} is not of type {expected}.", fix="Correct it.")
-    return dict(definition.data)
-
-
-def _is_date(value: str) -> bool:
-    try:
-        date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+        found[key] = as_json(value)
+        if (problem := problem_of(known[key], found[key])) is not None:
+            raise CampaignError(f"[data] {key} is not of type {known[key].type}.", fix=problem.en)
+    return found

@@ -27,21 +27,6 @@ from notifier.states import CampaignState, CampaignStep, InDoubtPolicy, Lane, ne
 
 KIND, TRANSACTIONAL = "campaign", "transactional"
 
-__all__ = [
-    "KIND",
-    "TRANSACTIONAL",
-    "Campaign",
-    "Terms",
-    "create_draft",
-    "delete_draft",
-    "get",
-    "listed",
-    "put_terms",
-    "refuse_taken",
-    "take",
-    "transactional",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -110,6 +95,16 @@ TERMS_COLUMNS = (
     "sandbox",
 )
 """The columns that `Terms.from_row` reads."""
+
+# What a sending worker runs (psycopg's %s).
+FROZEN = f"""
+SELECT {", ".join(TERMS_COLUMNS)},
+       (SELECT content FROM template_version v WHERE v.version = c.template_version) AS content
+  FROM campaign c WHERE c.id = %s
+"""
+MARK_STARTED = """
+UPDATE campaign SET started_at = clock_timestamp() WHERE id = %s AND started_at IS NULL
+"""
 
 
 def take(campaign: Campaign, step: CampaignStep) -> None:
@@ -252,6 +247,20 @@ def transactional(
         )
         found = session.scalars(find).one()
     return found
+
+
+def lock_due(session: Session, now: datetime) -> Sequence[Campaign]:
+    """Return the scheduled campaigns whose moment has come, locked; not those others have locked."""
+    due = select(Campaign).where(
+        Campaign.state == CampaignState.SCHEDULED, Campaign.launch_at <= now
+    )
+    return session.scalars(due.with_for_update(skip_locked=True)).all()
+
+
+def numbers(session: Session, state: CampaignState) -> list[int]:
+    """Return the numbers of the campaigns in a state, in order."""
+    query = select(Campaign.id).where(Campaign.kind == KIND, Campaign.state == state)
+    return list(session.scalars(query.order_by(Campaign.id)))
 
 
 def pace_of_last(session: Session, *, at_least: int = 1000) -> float | None:

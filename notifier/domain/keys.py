@@ -1,6 +1,8 @@
-"""The one file of verbs for `api_key`: how another system proves who it is, and what it may do.
+"""The one module of verbs for `api_key`: how another system proves who it is, what it may do.
 
-A key is 256 random bits behind a readable prefix; only its SHA-256 is stored, which is enough for a secret that nobody can guess.
+A key is 256 random bits behind a readable prefix; only its SHA-256 is stored, which is enough for a
+secret that nobody can guess. A key's webhook has one receiver, which one worker calls at a time:
+it holds a lease in `webhook_until`, and the same column lets a receiver without an answer rest.
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from notifier.errors import NotFoundError, NotifierError
+from notifier.schema import ApiKey
 
 SCOPES = (
     "events:write",
@@ -59,7 +64,7 @@ class Key:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-_COLUMNS = "id, name, scopes, sandbox, webhook_url, created_at, expires_at, revoked_at, last_used_at, sources"
+_COLUMNS = tuple(getattr(ApiKey, each.name) for each in fields(Key))
 
 
 def _digest(token: str) -> bytes:
@@ -97,17 +102,18 @@ def create(
         raise KeyRequestError("The key would be expired already.", fix="Give a later end.")
     token = (_SANDBOX if sandbox else _LIVE) + secrets.token_urlsafe(32)
     row = connection.execute(
-        text("""INSERT INTO api_key (name, digest, scopes, sandbox, created_at, expires_at, sources)
-                VALUES (:name, :digest, :scopes, :sandbox, :now, :expires_at, cast(:sources AS text[])) ON CONFLICT (name) DO NOTHING RETURNING id"""),
-        {
-            "name": name.strip(),
-            "digest": _digest(token),
-            "scopes": sorted(set(scopes)),
-            "sandbox": sandbox,
-            "now": now,
-            "expires_at": expires_at,
-            "sources": sorted(set(sources)) or None,
-        },
+        insert(ApiKey)
+        .values(
+            name=name.strip(),
+            digest=_digest(token),
+            scopes=sorted(set(scopes)),
+            sandbox=sandbox,
+            created_at=now,
+            expires_at=expires_at,
+            sources=sorted(set(sources)) or None,
+        )
+        .on_conflict_do_nothing(index_elements=[ApiKey.name])
+        .returning(ApiKey.id)
     )
     if row.first() is None:
         raise KeyRequestError(
@@ -119,41 +125,32 @@ def create(
 
 def find(connection: Connection, token: str) -> Key | None:
     """Return the key that `token` is, whether it may still be used or not."""
-    row = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM api_key WHERE digest = :digest"), {"digest": _digest(token)}
-    ).first()
+    row = connection.execute(select(*_COLUMNS).where(ApiKey.digest == _digest(token))).first()
     return None if row is None else _key(row)
 
 
 def used(connection: Connection, key: Key, now: datetime) -> None:
     """Note that the key was used, at most once a minute."""
     if key.last_used_at is None or now - key.last_used_at >= _USED_EVERY:
-        connection.execute(
-            text("UPDATE api_key SET last_used_at = :now WHERE id = :id"),
-            {"now": now, "id": key.id},
-        )
+        connection.execute(update(ApiKey).where(ApiKey.id == key.id).values(last_used_at=now))
 
 
-def _key(row: Sequence[object]) -> Key:
-    values = list(row)
-    values[2] = frozenset(values[2])  # type: ignore[call-overload]
-    values[-1] = None if values[-1] is None else frozenset(values[-1])  # type: ignore[call-overload]
-    return Key(*values)  # type: ignore[arg-type]
+def _key(row: Row[Any]) -> Key:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    for name in ("scopes", "sources"):
+        if values[name] is not None:
+            values[name] = frozenset(values[name])
+    return Key(**values)
 
 
 def every(connection: Connection) -> list[Key]:
     """Return all keys, by name."""
-    return [
-        _key(row)
-        for row in connection.execute(text(f"SELECT {_COLUMNS} FROM api_key ORDER BY name"))
-    ]
+    return [_key(row) for row in connection.execute(select(*_COLUMNS).order_by(ApiKey.name))]
 
 
 def named(connection: Connection, name: str) -> Key:
     """Return the key with that name; raise NotFoundError."""
-    row = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM api_key WHERE name = :name"), {"name": name}
-    ).first()
+    row = connection.execute(select(*_COLUMNS).where(ApiKey.name == name)).first()
     if row is None:
         raise NotFoundError(
             f"There is no key named {name}.", fix="See them with: notifier api-key list"
@@ -165,18 +162,11 @@ def revoke(connection: Connection, name: str, now: datetime) -> bool:
     """Let the key be of no use from now on; say whether it was of use before. Raise NotFoundError."""
     key = named(connection, name)
     connection.execute(
-        text("UPDATE api_key SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id"),
-        {"now": now, "id": key.id},
+        update(ApiKey)
+        .where(ApiKey.id == key.id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, now))
     )
     return key.revoked_at is None
-
-
-def set_webhook(connection: Connection, name: str, url: str | None) -> None:
-    """Tell events of this key's messages to `url` from now on; None tells nobody. Raise NotFoundError."""
-    key = named(connection, name)
-    connection.execute(
-        text("UPDATE api_key SET webhook_url = :url WHERE id = :id"), {"url": url, "id": key.id}
-    )
 
 
 def webhook_secret(service_secret: bytes, key_id: int) -> str:
@@ -185,3 +175,83 @@ def webhook_secret(service_secret: bytes, key_id: int) -> str:
         :_WEBHOOK_SECRET_BYTES
     ]
     return "whsec_" + base64.b64encode(derived).decode()
+
+
+# --- the receiver of a key's webhook --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookLease:
+    """The right of one worker to call a key's receiver at `url` until `until`.
+
+    `silences` calls in a row before had no answer.
+    """
+
+    key_id: int
+    url: str
+    until: datetime
+    silences: int
+
+
+def set_webhook(connection: Connection, name: str, url: str) -> None:
+    """Call `url` with events of this key's messages from now on, also with those that wait.
+
+    Raise NotFoundError.
+    """
+    key = named(connection, name)
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key.id)
+        .values(webhook_url=url, webhook_until=None, webhook_silences=0)
+    )
+
+
+def remove_webhook(connection: Connection, key_id: int, *, url: str | None = None) -> bool:
+    """Call a key's receiver no more; say if there was one.
+
+    With `url`, only if it still is that one.
+    """
+    there = ApiKey.webhook_url.is_not(None) if url is None else ApiKey.webhook_url == url
+    removed = connection.execute(
+        update(ApiKey).where(ApiKey.id == key_id, there).values(webhook_url=None)
+    )
+    return removed.rowcount > 0
+
+
+def lease_webhook(
+    connection: Connection,
+    key_id: int,
+    *,
+    now: datetime,
+    until: datetime,
+    held: WebhookLease | None = None,
+) -> WebhookLease | None:
+    """Take or renew the right to call a key's receiver until `until`.
+
+    None when the key has no receiver, that rests, or another worker has the right.
+    """
+    free = ApiKey.webhook_until.is_(None) | (ApiKey.webhook_until <= now)
+    if held is not None:
+        free |= ApiKey.webhook_until == held.until
+    row = connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.webhook_url.is_not(None), free)
+        .values(webhook_until=until)
+        .returning(ApiKey.webhook_url, ApiKey.webhook_silences)
+    ).first()
+    if row is None:
+        return None
+    return WebhookLease(
+        key_id=key_id, url=row.webhook_url, until=until, silences=row.webhook_silences
+    )
+
+
+def end_webhook_lease(
+    connection: Connection, held: WebhookLease, *, until: datetime | None, silences: int
+) -> None:
+    """Give the right back; nobody calls the receiver before `until`. It may be lost meanwhile."""
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == held.key_id, ApiKey.webhook_until == held.until)
+        .values(webhook_until=until, webhook_silences=silences)
+    )

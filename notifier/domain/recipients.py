@@ -47,3 +47,11 @@ def sums(session: Session, audience_id: int, names: Sequence[str]) -> dict[str, 
     ]
     found = session.execute(select(*amounts).where(Recipient.audience_id == audience_id)).one()
     return {name: int(amount) for name, amount in zip(names, found, strict=True)}
+
+
+# Part of the statement that queues notices: their recipients are numbered before, in `o`, so that
+# each message knows its own.
+OF_NOTICES = """
+    INSERT INTO recipient (id, tax_code, name, language, address_ids, data)
+    OVERRIDING SYSTEM VALUE
+    SELECT recipient_id, tax_code, name, language, ARRAY[address_id], cast(data AS json) FROM o"""

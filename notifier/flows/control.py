@@ -1,196 +1,44 @@
-"""The story of a campaign: launched, watched, paused, resumed, cancelled, and its messages in doubt decided."""
+"""The story of a campaign under way: watched, paused, resumed, cancelled, finished, doubts decided."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+import structlog
 from sqlalchemy.orm import Session
 
-from notifier.domain import batches, calendar, campaigns
-from notifier.domain.campaign_files import DEFAULT_EXPIRY, Definition, check_data
-from notifier.domain.templates import freeze
-from notifier.domain.topics import Topic
-from notifier.errors import CampaignError, NotFoundError, TransitionError
-from notifier.flows.lists import Audience, ProgressCallback, load_list
-from notifier.rendering.blueprint import Sender
-from notifier.rendering.catalogue import Template
+from notifier.domain import batches, campaigns, message_lookups, messages, tallies
 from notifier.schema import Campaign
 from notifier.services import Services
-from notifier.states import CampaignState, CampaignStep
+from notifier.states import WAITING, CampaignState, CampaignStep, MessageState
 
-LANE = "campaign"
+log = structlog.get_logger(__name__)
+
+CANCELLED = "campaign cancelled"
+"""The reason of messages that a cancelled campaign keeps back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A campaign file with everything it names looked up and checked against each other."""
+class Counts:
+    """How many messages of a campaign are in which state; they are disjoint and add up to its total.
 
-    definition: Definition
-    template: Template
-    topic: Topic
-    sender: Sender
-    data: dict[str, Any]
-    policy: str
-    audience_file: Path
-
-
-def make_plan(services: Services, definition: Definition, audience: Path | None) -> Plan:
-    """Look up what `definition` names; raise CampaignError naming what is missing. `audience` replaces the file's own list."""
-    template = services.catalogue.get(definition.template)
-    if template is None:
-        known = ", ".join(sorted(services.catalogue))
-        raise NotFoundError(
-            f"There is no template {definition.template}.", fix=f"Known are: {known}."
-        )
-    topic = services.topics.get(definition.topic)
-    if topic is None:
-        raise NotFoundError(
-            f"There is no topic {definition.topic}.",
-            fix=f"Known are: {', '.join(sorted(services.topics))}.",
-        )
-    if template.topic != definition.topic:
-        # The topic decides who has opted out: a newsletter sent under a statutory topic would reach those who declined it.
-        raise CampaignError(
-            f"The template {template.name} is of the topic {template.topic}, not {definition.topic}.",
-            fix="Correct topic or template.",
-        )
-    chosen = audience or definition.audience
-    if chosen is None:
-        raise CampaignError(
-            f"The campaign {definition.name} names no list.", fix="Give one with --audience FILE."
-        )
-    sender = replace(services.sender, **definition.sender)
-    if services.dkim is not None and (refusal := services.dkim.refusal(sender.address)):
-        # Receivers would take it for a forgery (DMARC).
-        raise CampaignError(refusal, fix="Correct the sender's address, or NOTIFIER_DKIM_DOMAIN.")
-    return Plan(
-        definition=definition,
-        template=template,
-        topic=topic,
-        sender=sender,
-        data=check_data(definition, template),
-        policy=definition.in_doubt or topic.in_doubt,
-        audience_file=chosen,
-    )
-
-
-def campaign_columns(plan: Plan, now: datetime) -> dict[str, Any]:
-    """Return the columns of a campaign row that follow from its plan."""
-    window = plan.definition.window
-    return {
-        "title": plan.definition.title,
-        "topic": plan.topic.code,
-        "lane": LANE,
-        "sender": asdict(plan.sender),
-        "topic_info": asdict(plan.topic.info),
-        "data": plan.data,
-        "send_window": window.to_json() if window else None,
-        "not_after": plan.definition.not_after or now + DEFAULT_EXPIRY,
-        "pace_per_minute": plan.definition.pace_per_minute,
-        "in_doubt_policy": plan.policy,
-    }
-
-
-def refuse_known(session: Session, name: str) -> None:
-    """Raise TransitionError when a campaign called `name` was launched before."""
-    known = session.scalar(select(Campaign).where(Campaign.name == name))
-    if known is not None:
-        raise TransitionError(
-            f"The campaign {name} was launched before and is {known.state.value}.",
-            fix=f"See it with: notifier campaign status {name}. To send again, launch it under a new name with --name.",
-        )
-
-
-def launch(
-    services: Services,
-    definition: Definition,
-    *,
-    audience: Path | None = None,
-    at: datetime | None = None,
-    progress: ProgressCallback | None = None,
-) -> Campaign:
-    """Freeze the campaign, plan every message and start it, or schedule it for `at`.
-
-    All in one transaction beside the list, which is loaded first (and reused when the same file was loaded before for the same template).
-    Raise CampaignError or TableError; nothing is launched then.
+    Beside them: `skipped` by reason, `doubted` (their fate was unknown at some time), `dead_letter`
+    (in batches over which workers died), and the batches that workers hold now.
     """
-    plan = make_plan(services, definition, audience)
-    now = services.clock()
-    if at is not None and at <= now:
-        raise CampaignError(
-            "The moment to launch at has passed.",
-            fix="Give a later --at, or leave it out to launch now.",
-        )
-    not_after = plan.definition.not_after
-    if not_after is not None and not_after <= (at or now):
-        raise CampaignError(
-            f"{definition.name}: not_after has passed when it starts.", fix="Give a later moment."
-        )
-    with services.session() as session:
-        refuse_known(session, definition.name)
-    listed = load_list(services, plan.audience_file, plan.template, progress=progress)
-    if not listed.accepted:
-        raise CampaignError(
-            "No row of the list was accepted.", fix="See why with: notifier campaign check."
-        )
-    with services.session() as session:
-        refuse_known(session, definition.name)
-        campaign = _create(session, services, plan, listed, now, at)
-        lane, campaign_id = campaign.lane, campaign.id
-        ready = (
-            batches.ready_batches(session.connection(), lane, campaign_id=campaign_id)
-            if at is None
-            else []
-        )
-    services.queues.enqueue_batches(lane, ready)
-    return campaign
 
+    states: dict[MessageState, int]
+    skipped: dict[str, int]
+    doubted: int
+    dead_letter: int
+    in_flight_batches: int
 
-def _create(
-    session: Session,
-    services: Services,
-    plan: Plan,
-    listed: Audience,
-    now: datetime,
-    at: datetime | None,
-) -> Campaign:
-    version = freeze(session, plan.template, now)
-    campaign = Campaign(
-        **campaign_columns(plan, now if at is None else at),
-        name=plan.definition.name,
-        kind="campaign",
-        template_version=version,
-        audience_id=listed.id,
-        state=CampaignState.DRAFT,
-        definition=plan.definition.text,
-        totals=dict(listed.totals),
-        launch_at=at,
-        created_at=now,
-        launched_at=now,
-    )
-    session.add(campaign)
-    session.flush()
-    opens = at or now
-    if plan.definition.window:
-        opens = plan.definition.window.next_open(opens, calendar.load(session.connection()))
-    campaign.total = batches.plan(
-        session.connection(),
-        campaign_id=campaign.id,
-        audience_id=listed.id,
-        lane=LANE,
-        routes=dict(services.routes.domains),
-        default_route=services.routes.default.name,
-        due_at=opens,
-        now=now,
-    )
-    campaigns.take(campaign, CampaignStep.LAUNCH if at is None else CampaignStep.SCHEDULE)
-    return campaign
+    def of(self, state: MessageState) -> int:
+        """Return how many messages are in a state."""
+        return self.states.get(state, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +46,15 @@ class Status:
     """A campaign and the counts of its messages at one moment."""
 
     campaign: Campaign
-    counts: batches.Counts
+    counts: Counts
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `status --json` prints.
+        """Return what `status --json` prints: a figure for every state (`MessageState.figure`).
 
-        queued + deferred + accepted + refused + skipped_total + expired + cancelled + held + given_up = total, always. `in_doubt` counts
-        beside them: the messages whose fate was unknown at some time, whether they were then sent again, held or given up.
+        They add up to `total`, always. `in_doubt` counts beside them: the messages whose fate was
+        unknown at some time, whether they were then sent again, held or given up.
         """
-        campaign, states = self.campaign, self.counts.states
+        campaign = self.campaign
 
         def moment(value: datetime | None) -> str | None:
             return value.isoformat() if value else None
@@ -216,17 +64,9 @@ class Status:
             "title": campaign.title,
             "state": campaign.state.value,
             "total": campaign.total,
-            "queued": states.get("queued", 0),
-            "accepted": states.get("accepted", 0),
-            "deferred": states.get("deferred", 0),
-            "refused": states.get("refused", 0),
+            **{state.figure: self.counts.of(state) for state in MessageState},
             "skipped": self.counts.skipped,
-            "skipped_total": states.get("skipped", 0),
             "in_doubt": self.counts.doubted,
-            "held": states.get("in_doubt", 0),
-            "given_up": states.get("given_up", 0),
-            "expired": states.get("expired", 0),
-            "cancelled": states.get("cancelled", 0),
             "dead_letter": self.counts.dead_letter,
             "control_totals": campaign.totals,
             "in_doubt_policy": campaign.in_doubt_policy,
@@ -241,60 +81,88 @@ class Status:
     @property
     def done(self) -> int:
         """How many messages need nothing more."""
-        states = self.counts.states
-        return self.campaign.total - states.get("queued", 0) - states.get("deferred", 0)
+        return self.campaign.total - sum(self.counts.of(state) for state in WAITING)
 
     @property
     def over(self) -> bool:
         """Say whether the campaign has come to its end."""
-        return self.campaign.state in {CampaignState.FINISHED, CampaignState.CANCELLED}
+        return self.campaign.state.is_final
 
 
-def status(services: Services, name: str) -> Status:
-    """Return where the campaign stands; raise NotFoundError."""
+def status(services: Services, name: str, *, key_id: int | None = None) -> Status:
+    """Return where a campaign stands, also a draft; raise NotFoundError."""
     with services.session() as session:
-        campaign = campaigns.get(session, name)
-        return Status(campaign, batches.count(session.connection(), campaign.id))
+        campaign = campaigns.get(session, name, key_id=key_id)
+        return Status(campaign, _counts(session, campaign))
 
 
-def newest(services: Services, *, limit: int = 50) -> list[Campaign]:
-    """Return the newest campaigns, the newest first."""
+def _counts(session: Session, campaign: Campaign) -> Counts:
+    connection = session.connection()
+    states = tallies.counts(connection, campaign.id)
+    skipped = MessageState.SKIPPED
+    return Counts(
+        states=states,
+        skipped=(
+            message_lookups.problems_by_reason(connection, campaign.id, skipped)
+            if states.get(skipped)
+            else {}
+        ),
+        doubted=tallies.doubted(connection, campaign.id),
+        dead_letter=batches.dead_letters(connection, campaign.id),
+        in_flight_batches=batches.leased(connection, campaign.id),
+    )
+
+
+def listed(
+    services: Services,
+    *,
+    key_id: int | None = None,
+    state: CampaignState | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> Sequence[Campaign]:
+    """Return campaigns, the newest first, older than the one numbered `before`."""
     with services.session() as session:
-        query = (
-            select(Campaign)
-            .where(Campaign.kind == "campaign")
-            .order_by(Campaign.id.desc())
-            .limit(limit)
-        )
-        return list(session.scalars(query))
+        return campaigns.listed(session, key_id=key_id, state=state, before=before, limit=limit)
 
 
 @contextmanager
-def _changing(services: Services, name: str) -> Iterator[tuple[Session, Campaign]]:
+def _changing(
+    services: Services, name: str, key_id: int | None = None
+) -> Iterator[tuple[Session, Campaign]]:
     with services.session() as session:
-        yield session, campaigns.get(session, name, lock=True)
+        yield session, campaigns.get(session, name, lock=True, key_id=key_id)
 
 
-def pause(services: Services, name: str) -> Campaign:
-    """Let nothing more of the campaign start; what is on the wire is finished. Workers see it at their next settle."""
-    with _changing(services, name) as (_, campaign):
+def pause(services: Services, name: str, *, key_id: int | None = None) -> Campaign:
+    """Let nothing more of the campaign start; what is on the wire is finished.
+
+    Workers see it at their next settle.
+    """
+    with _changing(services, name, key_id) as (_, campaign):
         campaigns.take(campaign, CampaignStep.PAUSE)
     return campaign
 
 
-def resume(services: Services, name: str) -> Campaign:
+def resume(services: Services, name: str, *, key_id: int | None = None) -> Campaign:
     """Let a paused campaign go on."""
-    with _changing(services, name) as (session, campaign):
+    with _changing(services, name, key_id) as (session, campaign):
         campaigns.take(campaign, CampaignStep.RESUME)
         session.flush()
-        ready = batches.ready_batches(session.connection(), campaign.lane, campaign_id=campaign.id)
-    services.queues.enqueue_batches(campaign.lane, ready)
+        ready = batches.ready(session.connection(), campaign.lane, campaign_id=campaign.id)
+    _enqueue(services, campaign, ready)
     return campaign
 
 
-def cancel(services: Services, name: str) -> Campaign:
+def _enqueue(services: Services, campaign: Campaign, ready: list[int]) -> None:
+    services.queues.enqueue_batches(campaign.lane, ready)
+    # What waits without a batch, such as deferred messages that came due meanwhile.
+    services.queues.enqueue_gather(campaign.lane)
+
+
+def cancel(services: Services, name: str, *, key_id: int | None = None) -> Campaign:
     """Let nothing more of the campaign leave, for good."""
-    with _changing(services, name) as (_, campaign):
+    with _changing(services, name, key_id) as (_, campaign):
         campaigns.take(campaign, CampaignStep.CANCEL)
     end_cancel(services, campaign.id)
     with services.session() as session:
@@ -302,22 +170,53 @@ def cancel(services: Services, name: str) -> Campaign:
 
 
 def end_cancel(services: Services, campaign_id: int) -> None:
-    """Cancel what is left of a campaign that is being cancelled; final once no worker holds a batch of it (else the sweep goes on)."""
+    """Cancel what is left of a campaign that is being cancelled.
+
+    It is final once no worker holds a batch of it; else the sweep goes on.
+    """
     with services.session() as session:
         campaign = session.get_one(Campaign, campaign_id, with_for_update=True)
-        if campaign.state is CampaignState.CANCELLING and batches.cancel_rest(
-            session.connection(), campaign_id
+        if campaign.state is CampaignState.CANCELLING and messages.cancel_rest(
+            session.connection(), campaign_id, reason=CANCELLED
         ):
-            campaigns.take(campaign, CampaignStep.END_CANCEL)
-            campaign.finished_at = services.clock()
+            _end(services, campaign, CampaignStep.END_CANCEL)
+
+
+def finish(services: Services, campaign_id: int) -> bool:
+    """Finish a running campaign of which nothing is left to send; say whether that was so.
+
+    Called when a batch is done, and by the sweep.
+    """
+    with services.session() as session:
+        if messages.any_left(session.connection(), campaign_id):
+            return False
+        campaign = session.get_one(Campaign, campaign_id, with_for_update=True)
+        if (
+            campaign.kind != campaigns.KIND
+            or campaign.state is not CampaignState.RUNNING
+            or messages.any_left(session.connection(), campaign_id)
+        ):
+            return False
+        _end(services, campaign, CampaignStep.FINISH)
+    return True
+
+
+def _end(services: Services, campaign: Campaign, step: CampaignStep) -> None:
+    """Take the last step of a campaign: the one place where its end can be told to anybody."""
+    campaigns.take(campaign, step)
+    campaign.finished_at = services.clock()
+    log.info("campaign_ended", campaign=campaign.id, state=campaign.state.value)
 
 
 def decide_in_doubt(services: Services, name: str, *, resend: bool) -> int:
-    """Send the campaign's held messages again, with the same Message-ID, or give them up; return how many."""
+    """Send the campaign's held messages again, with the same Message-ID, or give them up.
+
+    Return how many.
+    """
     with _changing(services, name) as (session, campaign):
         if resend:
             campaigns.take(campaign, CampaignStep.REOPEN)
-        decided = batches.decide_in_doubt(session.connection(), campaign.id, resend=resend)
+        decided = messages.decide_in_doubt(session.connection(), campaign.id, resend=resend)
         if resend and decided:
             campaign.finished_at = None
         elif resend:
@@ -328,10 +227,9 @@ def decide_in_doubt(services: Services, name: str, *, resend: bool) -> int:
 
 
 def retry_dead_letters(services: Services, name: str) -> int:
-    """Give the campaign's batches that were set aside back to the workers; return how many."""
+    """Give the campaign's dead letters back to the workers; return how many batches."""
     with _changing(services, name) as (session, campaign):
         number = batches.retry_dead_letters(session.connection(), campaign.id)
-        session.flush()
-        ready = batches.ready_batches(session.connection(), campaign.lane, campaign_id=campaign.id)
+        ready = batches.ready(session.connection(), campaign.lane, campaign_id=campaign.id)
     services.queues.enqueue_batches(campaign.lane, ready)
     return number

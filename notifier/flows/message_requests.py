@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
+from notifier import schema
 from notifier.db import born_at, id_floor, new_id
-from notifier.domain import addresses, batches, calendar, idempotency
+from notifier.domain import addresses, calendar, idempotency, messages
 from notifier.errors import NotFoundError, TransitionError
 from notifier.flows import transactional as notice
 from notifier.rendering.blueprint import Preview
-from notifier.rendering.catalogue import Template, to_json
+from notifier.rendering.catalogue import Template
 from notifier.sending.jobs import make_job
 from notifier.sending.ledger import Row
 from notifier.services import Services
+from notifier.states import MessageState
 
 MAX_AHEAD = timedelta(days=366)
 LIFETIME = timedelta(days=3)
@@ -40,13 +42,6 @@ class Wanted:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The answer to a request: the message's id; None when its Idempotency-Key was used for another request."""
-
-    id: uuid.UUID | None
-
-
 def ask(
     services: Services,
     wanted: Wanted,
@@ -56,79 +51,71 @@ def ask(
     token: str | None,
     fingerprint: bytes,
     request: str,
-) -> Asked:
-    """Plan the mail, once for a `token`; it leaves within a second, or at its moment. `request` is the caller's id for the logs."""
+) -> uuid.UUID:
+    """Plan the mail and return its message's id; it leaves within a second, or at its moment.
+
+    Once for a `token`, an Idempotency-Key: raise IdempotencyError when it was used for a request
+    with another `fingerprint`. `request` is the caller's id for the logs.
+    """
     stream = notice.campaign_of(services, wanted.template.name, sandbox=sandbox)
     now = services.clock()
     with services.session() as session:
         if token is not None:
-            known = idempotency.claim(
-                session.connection(), {(key_id, token): fingerprint}, now
-            ).get((key_id, token))
-            if known is not None:
-                return Asked(
-                    uuid.UUID(known.body["id"]) if known.fingerprint == fingerprint else None
-                )
+            claimed = (key_id, token)
+            kept = idempotency.claim(session.connection(), {claimed: fingerprint}, now)
+            if claimed in kept:
+                return uuid.UUID(kept[claimed].for_request(fingerprint))
         address_id = addresses.ids(session, [wanted.email])[wanted.email]
         due_at = max(now, wanted.send_at or now)
         planned = notice.Notice(
-            stream,
-            address_id,
-            wanted.name,
-            wanted.language,
-            wanted.data,
-            due_at,
-            wanted.tax_code,
-            new_id(now),
-            key_id,
-            wanted.expires_at or due_at + LIFETIME,
+            campaign_id=stream,
+            address_id=address_id,
+            name=wanted.name,
+            language=wanted.language,
+            data=wanted.data,
+            due_at=due_at,
+            tax_code=wanted.tax_code,
+            id=new_id(now),
+            key_id=key_id,
+            expires_at=wanted.expires_at or due_at + LIFETIME,
         )
         (message_id,) = notice.queue_notices(session, [planned])
         if token is not None:
-            idempotency.answer(
-                session.connection(), [((key_id, token), 202, {"id": str(message_id)})]
-            )
+            idempotency.keep(session.connection(), {(key_id, token): str(message_id)})
     if due_at <= now:
         services.queues.enqueue_gather_soon(notice.LANE, requests=[request])
-    return Asked(message_id)
+    return message_id
 
 
 def dry_run(services: Services, wanted: Wanted) -> Preview:
     """Return the mail as it would be sent now; nothing is kept. Raise RenderError."""
-    topic = services.topics[wanted.template.topic]
     now = services.clock()
-    fields = {
-        "topic": topic.code,
-        "lane": notice.LANE,
-        "sender": asdict(services.sender),
-        "topic_info": asdict(topic.info),
-        "data": {},
-        "send_window": None,
-        "not_after": None,
-        "pace_per_minute": None,
-        "in_doubt_policy": topic.in_doubt,
-        "sandbox": True,
-        "content": to_json(wanted.template),
-    }
-    job = make_job(0, fields, calendar.Calendar({}), services.settings.mail_domain, services.signer)
+    job = make_job(
+        0,
+        notice.terms_of(services, wanted.template, sandbox=True),
+        wanted.template,
+        calendar.Calendar({}),
+        services.settings.mail_domain,
+        services.signer,
+    )
     data = orjson.dumps(wanted.data).decode()
     row = Row(
-        0,
-        new_id(now),
-        0,
-        wanted.email,
-        wanted.name,
-        wanted.tax_code,
-        wanted.language,
-        data,
-        0,
-        0,
-        None,
+        position=0,
+        id=new_id(now),
+        address_id=0,
+        email=wanted.email,
+        name=wanted.name,
+        tax_code=wanted.tax_code,
+        language=wanted.language,
+        data=data,
+        attempts=0,
+        doubts=0,
+        suppressed=None,
     )
     return job.blueprint(wanted.language).preview(job.letter(row, now.timestamp()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What happened to a message at a moment: a server's reply, or a later event such as a bounce."""
 
@@ -138,21 +125,24 @@ class Reply:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as the system that asked for it may see it."""
+    """A message as the system that asked for it may see it.
+
+    `host` and `detail` are of the newest reply.
+    """
 
     id: uuid.UUID
     template: str
     topic: str
     language: str
-    state: str
+    state: MessageState
     reason: str | None
     attempts: int
     send_at: datetime | None
     expires_at: datetime | None
     settled_at: datetime | None
-    sha256: str | None
+    sha256: bytes | None
     host: str
     detail: str
     replies: Sequence[Reply] = ()
@@ -163,13 +153,67 @@ class Message:
         return born_at(self.id)
 
 
-_FINAL = {"accepted", "refused"}
-_SELECT = """
-SELECT m.id, v.name, c.topic, r.language, m.state::text, CASE WHEN m.state IN ('skipped', 'cancelled') THEN m.detail END, m.attempts,
-       m.due_at, m.expires_at, m.settled_at, encode(m.sha256, 'hex'), coalesce(m.host, ''), coalesce(m.detail, '')
-  FROM message m JOIN campaign c ON c.id = m.campaign_id JOIN template_version v ON v.version = c.template_version
-  JOIN recipient r ON r.id = m.recipient_id
- WHERE m.key_id = :key_id"""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which messages are listed: those for which all that is given holds.
+
+    `since` and `until` mean when they were asked for; `recipient` is an e-mail address, in upper or
+    lower case.
+    """
+
+    state: MessageState | None = None
+    template: str | None = None
+    topic: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    recipient: str | None = None
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Return what holds."""
+        if self.state is not None:
+            yield schema.Message.state == self.state
+        if self.template is not None:
+            yield schema.TemplateVersion.name == self.template
+        if self.topic is not None:
+            yield schema.Campaign.topic == self.topic
+        # An id begins with the moment of its birth.
+        if self.since is not None:
+            yield schema.Message.id >= id_floor(self.since)
+        if self.until is not None:
+            yield schema.Message.id < id_floor(self.until)
+        if self.recipient is not None:
+            known = func.lower(schema.Address.email) == self.recipient.lower()
+            yield schema.Message.address_id == (
+                select(schema.Address.id).where(known).scalar_subquery()
+            )
+
+
+# Their final state is the newest server's reply; later events are rows of their own.
+_ANSWERED = (MessageState.ACCEPTED, MessageState.REFUSED)
+# Why nothing was sent; the texts of servers are replies.
+_EXPLAINED = (MessageState.SKIPPED, MessageState.CANCELLED)
+_MESSAGES = (
+    select(
+        schema.Message.id,
+        schema.TemplateVersion.name.label("template"),
+        schema.Campaign.topic,
+        schema.Recipient.language,
+        schema.Message.state,
+        case((schema.Message.state.in_(_EXPLAINED), schema.Message.detail)).label("reason"),
+        schema.Message.attempts,
+        schema.Message.due_at.label("send_at"),
+        schema.Message.expires_at,
+        schema.Message.settled_at,
+        schema.Message.sha256,
+        func.coalesce(schema.Message.host, "").label("host"),
+        func.coalesce(schema.Message.detail, "").label("detail"),
+    )
+    .join(schema.Campaign, schema.Campaign.id == schema.Message.campaign_id)
+    .join(
+        schema.TemplateVersion, schema.TemplateVersion.version == schema.Campaign.template_version
+    )
+    .join(schema.Recipient, schema.Recipient.id == schema.Message.recipient_id)
+)
 
 
 def get(services: Services, message_id: uuid.UUID, *, key_id: int) -> Message:
@@ -179,25 +223,31 @@ def get(services: Services, message_id: uuid.UUID, *, key_id: int) -> Message:
 
 
 def _get(session: Session, message_id: uuid.UUID, key_id: int) -> Message:
-    row = session.execute(
-        text(f"{_SELECT} AND m.id = :id"), {"key_id": key_id, "id": message_id}
-    ).first()
+    query = _MESSAGES.where(schema.Message.key_id == key_id, schema.Message.id == message_id)
+    row = session.execute(query).first()
     if row is None:
-        raise NotFoundError("There is no such message.")
-    rows = session.execute(
-        text(
-            "SELECT at, kind, coalesce(host, ''), coalesce(detail, '') FROM message_event WHERE message_id = :id ORDER BY at, id"
-        ),
-        {"id": message_id},
+        raise NotFoundError("This key has no such message.")
+    event = schema.MessageEvent
+    happened = session.execute(
+        select(
+            event.at,
+            event.kind,
+            func.coalesce(event.host, "").label("host"),
+            func.coalesce(event.detail, "").label("detail"),
+        )
+        .where(event.message_id == message_id)
+        .order_by(event.at, event.id)
     )
-    replies = [Reply(*each) for each in rows]
-    found = Message(*row)
+    found = Message(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    replies = [Reply(**each._mapping) for each in happened]  # noqa: SLF001
     if (
-        found.state in _FINAL
+        found.state in _ANSWERED
         and found.settled_at is not None
         and not any(each.kind == found.state for each in replies)
     ):
-        replies.append(Reply(found.settled_at, found.state, found.host, found.detail))
+        replies.append(
+            Reply(at=found.settled_at, kind=found.state, host=found.host, detail=found.detail)
+        )
     replies.sort(key=lambda each: each.at)
     return replace(found, replies=replies)
 
@@ -206,43 +256,31 @@ def listed(
     services: Services,
     *,
     key_id: int,
-    filters: Mapping[str, Any],
-    after: uuid.UUID | None,
+    wanted: Filter,
+    after: uuid.UUID | None = None,
     limit: int,
 ) -> list[Message]:
-    """Return messages of the key, the newest first, older than the message `after`.
+    """Return at most `limit` messages of the key, the newest first, older than the message `after`.
 
-    `filters` may hold `state`, `template`, `topic`, `since` and `until` (by the time they were asked for). Pages are stable: a new
-    message never moves an older one to another page.
+    Pages are stable: a new message never moves an older one to another page.
     """
-    where, values = "", {"key_id": key_id, "after": after, "limit": limit}
-    for name, condition in _FILTERS.items():
-        value = filters.get(name)
-        if value is not None:
-            where += f" AND {condition}"
-            values[name] = id_floor(value) if name in {"since", "until"} else value
+    query = _MESSAGES.where(schema.Message.key_id == key_id, *wanted.conditions())
     if after is not None:
-        where += " AND m.id < :after"
+        query = query.where(schema.Message.id < after)
+    query = query.order_by(schema.Message.id.desc()).limit(limit)
     with services.session() as session:
-        rows = session.execute(text(f"{_SELECT}{where} ORDER BY m.id DESC LIMIT :limit"), values)
-        return [Message(*row) for row in rows]
-
-
-_FILTERS = {
-    "state": "m.state = cast(:state AS message_state)",
-    "template": "v.name = :template",
-    "topic": "c.topic = :topic",
-    "since": "m.id >= :since",
-    "until": "m.id < :until",
-}
+        return [Message(**row._mapping) for row in session.execute(query)]  # noqa: SLF001
 
 
 def cancel(services: Services, message_id: uuid.UUID, *, key_id: int) -> Message:
-    """Take a message back that no worker has taken; raise NotFoundError, or TransitionError when it is too late."""
+    """Take a message back that no worker has taken; return it.
+
+    Raise NotFoundError, or TransitionError when it is too late.
+    """
     with services.session() as session:
         before = _get(session, message_id, key_id)
-        if before.state == "cancelled":
+        if before.state is MessageState.CANCELLED:
             return before
-        if not batches.withdraw(session.connection(), [message_id], reason="asked"):
+        if not messages.withdraw(session.connection(), [message_id], reason="asked"):
             raise TransitionError(f"The message is {before.state} and can no longer be taken back.")
         return _get(session, message_id, key_id)

@@ -12,15 +12,14 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from notifier.domain import addresses, calendar
+from notifier.domain import addresses, calendar, campaigns
 from notifier.domain import suppressions as suppression
 from notifier.domain.campaign_files import Definition
 from notifier.errors import CampaignError, NotFoundError, RenderError
 from notifier.flows import transactional as notice
-from notifier.flows.control import Plan, campaign_columns, make_plan
+from notifier.flows.launch import Plan, make_plan
 from notifier.flows.lists import Audience, ProgressCallback, load_list
 from notifier.rendering.blueprint import Preview
-from notifier.rendering.catalogue import to_json
 from notifier.sending.jobs import Job, make_job
 from notifier.sending.ledger import Row
 from notifier.services import Services
@@ -79,7 +78,7 @@ def check(
     Raise CampaignError or TableError when the campaign cannot be launched at all.
     """
     plan = make_plan(services, definition, audience)
-    listed = load_list(services, plan.audience_file, plan.template, progress=progress)
+    listed = load_list(services, plan.list_file(), plan.template, progress=progress)
     result = Check(listed)
     now = services.clock()
     with services.session() as session:
@@ -102,7 +101,7 @@ def check(
 
 def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
     try:
-        _, content = job.render(row, now)
+        content = job.render(row, now).content
     except RenderError as error:
         result.unrenderable_total += 1
         if len(result.unrenderable) < _SHOWN_FAILURES:
@@ -116,13 +115,10 @@ def _try(result: Check, job: Job, row_no: int, row: Row, now: float) -> None:
 
 def _job(session: Session, services: Services, plan: Plan) -> Job:
     """Return the job that a launch of `plan` would freeze."""
-    fields = campaign_columns(plan, services.clock()) | {
-        "content": to_json(plan.template),
-        "sandbox": False,
-    }
     return make_job(
         0,
-        fields,
+        plan.terms_from(services.clock()),
+        plan.template,
         calendar.load(session.connection()),
         services.settings.mail_domain,
         services.signer,
@@ -152,12 +148,8 @@ def _rows(
 
 
 def _estimate(session: Session, services: Services, plan: Plan, result: Check) -> float:
-    measured = session.scalar(
-        text("""SELECT total / greatest(extract(epoch FROM finished_at - started_at), 0.1) FROM campaign
-                 WHERE kind = 'campaign' AND state = 'finished' AND started_at IS NOT NULL AND total >= 1000
-                 ORDER BY finished_at DESC LIMIT 1""")
-    )
-    rate = float(measured or _ASSUMED_PER_SECOND)
+    measured = campaigns.pace_of_last(session)
+    rate = measured or _ASSUMED_PER_SECOND
     for per_minute in (plan.definition.pace_per_minute, services.routes.default.per_minute):
         if per_minute:
             rate = min(rate, per_minute / 60)
@@ -176,7 +168,7 @@ def preview(
     if audience is None and definition.audience is None:
         return example(services, definition)
     plan = make_plan(services, definition, audience)
-    listed = load_list(services, plan.audience_file, plan.template)
+    listed = load_list(services, plan.list_file(), plan.template)
     with services.session() as session:
         job = _job(session, services, plan)
         for _, found in _rows(session, listed.id, only_row=row, tax_code=tax_code):
@@ -194,7 +186,7 @@ def preview(
 
 def example(services: Services, definition: Definition, *, language: str | None = None) -> Preview:
     """Return the mail made of the template's own example and the campaign's data."""
-    plan = make_plan(services, definition, services.settings.templates)
+    plan = make_plan(services, definition)
     with services.session() as session:
         job = _job(session, services, plan)
     row = _example_row(plan, language)
@@ -230,7 +222,7 @@ def send_test(
     services: Services, definition: Definition, *, to: str, language: str | None = None
 ) -> uuid.UUID:
     """Send the mail made of the template's example to `to`, through the same engine as any other; return the message's id."""
-    plan = make_plan(services, definition, services.settings.templates)
+    plan = make_plan(services, definition)
     row = _example_row(plan, language)
     if language and language not in plan.template.languages:
         raise CampaignError(
@@ -238,7 +230,8 @@ def send_test(
         )
     with services.session() as session:
         address_id = addresses.id_of(session, to)
-        stream = notice.stream(session, services, plan.template, sender=plan.sender, data=plan.data)
+        terms = notice.terms_of(services, plan.template, sender=plan.terms.sender, data=plan.data)
+        stream = notice.campaign_for(session, services, plan.template, terms)
         letter = notice.Notice(
             stream,
             address_id,

@@ -1,7 +1,8 @@
-"""The story of a choice: a link in a mail, the topics one may stop, and one confirmation of every stop.
+"""The story of a choice: a link in a mail, the topics one may stop, one confirmation of every stop.
 
-A choice works at once: it stands in `suppression` before the answer leaves, and the sender looks there when it loads a batch and again at
-every settle. A statutory topic cannot be stopped; one click on its link stops all that can.
+A choice works at once: it stands in `suppression` before the answer leaves, and the sender looks
+there when it loads a batch and again at every settle. A statutory topic cannot be stopped; one
+click on its link stops all that can.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from notifier.domain import addresses, taxpayers, webhooks
 from notifier.domain import suppressions as suppression
 from notifier.domain.calendar import HANOI
+from notifier.domain.suppressions import Reason
 from notifier.domain.taxpayers import Taxpayer
 from notifier.domain.topics import Topic
 from notifier.errors import LinkError
@@ -32,11 +34,15 @@ _SOMEBODY = {"vi": "Quý người nộp thuế", "en": "Dear taxpayer"}
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the owner of a link may choose: the link's own topic, every topic, and the codes of those that are stopped, with the reason."""
+    """What the owner of a link may choose: the link's own topic, and every topic.
+
+    `stopped` are the codes of topics that are not sent, each with all its reasons, the strongest
+    first.
+    """
 
     topic: Topic
     topics: tuple[Topic, ...]
-    stopped: Mapping[str, str]
+    stopped: Mapping[str, tuple[Reason, ...]]
 
     @property
     def optional(self) -> tuple[Topic, ...]:
@@ -46,19 +52,23 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was changed: topics that stop now and topics that are sent again; both empty when all was so before.
+    """What was changed: topics that stop now, and topics that are sent again.
 
-    `kept`, by reason, are topics that were asked for and stay stopped: the owner of a link can take back nothing but an opt-out.
+    Both are empty when all was so before. `kept`, by their reasons, are topics that were asked for
+    and stay stopped: the owner of a link can take back nothing but an opt-out.
     """
 
     choices: Choices
     stopped: tuple[Topic, ...] = ()
     resumed: tuple[Topic, ...] = ()
-    kept: Mapping[str, list[Topic]] = field(default_factory=dict)
+    kept: Mapping[tuple[Reason, ...], list[Topic]] = field(default_factory=dict)
 
 
 def _read(services: Services, token: str) -> tuple[int, Topic]:
-    """Return the address's number and the topic of a link; raise LinkError, also for a topic that is no more."""
+    """Return the address's number and the topic of a link; raise LinkError.
+
+    A topic that is no more is one, too.
+    """
     address_id, code = services.signer.read(token)
     topic = services.topics.get(code)
     if topic is None:
@@ -67,12 +77,15 @@ def _read(services: Services, token: str) -> tuple[int, Topic]:
 
 
 def _choices(session: Session, services: Services, address_id: int, topic: Topic) -> Choices:
-    stopped = suppression.active(session, address_id)
+    found = suppression.reasons(session, address_id)
+    every = found.get(suppression.EVERY_TOPIC, ())
     topics = tuple(each for each in services.topics.values() if each.code != _INTERNAL)
-    every = stopped.get(suppression.EVERY_TOPIC)
-    return Choices(
-        topic, topics, stopped if every is None else {each.code: every for each in topics}
-    )
+    stopped = {}
+    for each in topics:
+        own = {*found.get(each.code, ()), *every}
+        if own:
+            stopped[each.code] = tuple(reason for reason in Reason if reason in own)
+    return Choices(topic=topic, topics=topics, stopped=stopped)
 
 
 def choices(services: Services, token: str) -> Choices:
@@ -83,7 +96,10 @@ def choices(services: Services, token: str) -> Choices:
 
 
 def targets(services: Services, topic: Topic) -> list[Topic]:
-    """Return what one click on a link of `topic` stops: the topic, or every optional one when the law forbids to stop that."""
+    """Return what one click on a link of `topic` stops.
+
+    That is the topic, or every optional one when the law forbids to stop it.
+    """
     return [topic] if not topic.statutory else _optional(services)
 
 
@@ -130,7 +146,7 @@ def _change(
             each
             for each in resume_these
             if suppression.lift(
-                session, address_id, each.code, by="link", now=now, reason="unsubscribed"
+                session, address_id, each.code, by="link", now=now, reason=Reason.UNSUBSCRIBED
             )
         ]
         new = _stop_many(
@@ -140,27 +156,29 @@ def _change(
         found = _choices(session, services, address_id, topic)
     if stopped:
         services.queues.enqueue_gather_soon(notice.LANE)
-    # What is lifted may be stopped all the same: an address that bounced is stopped for every topic.
+    # What is lifted may be stopped all the same, for another reason: the address bounced, say.
     resumed = tuple(each for each in lifted if each.code not in found.stopped)
-    kept: dict[str, list[Topic]] = {}
+    kept: dict[tuple[Reason, ...], list[Topic]] = {}
     for each in resume_these:
         if each.code in found.stopped:
             kept.setdefault(found.stopped[each.code], []).append(each)
-    return Result(found, stopped, resumed, kept)
+    return Result(choices=found, stopped=stopped, resumed=resumed, kept=kept)
 
 
 def _stop_many(
     session: Session, services: Services, campaign_id: int, wanted: dict[int, set[str]]
 ) -> dict[int, set[str]]:
-    """Stop topics for addresses whose rows are locked; return what is new, each new one confirmed in this same transaction."""
+    """Stop topics for addresses whose rows are locked; return what is new.
+
+    Each new stop is confirmed in this same transaction.
+    """
     pairs = [(address_id, code) for address_id, codes in wanted.items() for code in codes]
     new: dict[int, set[str]] = {}
     now = services.clock()
-    for address_id, code in (
-        suppression.suppress_many(session, pairs, reason="unsubscribed", source="link", now=now)
-        if pairs
-        else ()
-    ):
+    stopped = suppression.suppress_many(
+        session, pairs, reason=Reason.UNSUBSCRIBED, source="link", now=now
+    )
+    for address_id, code in stopped:
         new.setdefault(address_id, set()).add(code)
     if new:
         owners = taxpayers.owners(session, new)
@@ -183,7 +201,8 @@ def _confirmation(
     owners: list[Taxpayer],
 ) -> notice.Notice:
     language = owners[0].language if owners else "vi"
-    # Several taxpayers may share an accountant's address; the mail must not tell one of them another's name.
+    # Several taxpayers may share an accountant's address; the mail must not give one of them
+    # another's name.
     name, tax_code = (
         (owners[0].name, owners[0].tax_code) if len(owners) == 1 else (_SOMEBODY[language], None)
     )
@@ -202,7 +221,15 @@ def _confirmation(
             if each.statutory or each.code not in stopped
         ],
     }
-    return notice.Notice(campaign_id, address_id, name, language, data, now, tax_code)
+    return notice.Notice(
+        campaign_id=campaign_id,
+        address_id=address_id,
+        name=name,
+        language=language,
+        data=data,
+        due_at=now,
+        tax_code=tax_code,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +239,10 @@ class _Click:
 
 
 class OneClicks:
-    """Stops topics for many one-click requests at once: mail providers send them in bursts after a campaign."""
+    """Stops topics for many one-click requests at once.
+
+    Mail providers send them in bursts after a campaign.
+    """
 
     def __init__(self, services: Services, *, most: int = 500) -> None:
         """Write at most `most` requests in one transaction."""
@@ -222,10 +252,16 @@ class OneClicks:
         )
 
     def stop(self, token: str) -> Future[None]:
-        """Ask for what `stop` does; the future ends after the commit, or with the database's error. Raise LinkError."""
+        """Ask for what `stop` does; raise LinkError.
+
+        The future ends after the commit, or with the database's error.
+        """
         address_id, topic = _read(self._services, token)
         return self._writer.submit(
-            _Click(address_id, frozenset(each.code for each in targets(self._services, topic)))
+            _Click(
+                address_id=address_id,
+                codes=frozenset(each.code for each in targets(self._services, topic)),
+            )
         )
 
     def _write(self, clicks: Sequence[_Click]) -> list[None]:

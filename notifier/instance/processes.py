@@ -21,7 +21,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def dies_with_parent(death_signal: int, *, parent: int | None = None) -> Callable[[], None]:
-    """Return what a child of `parent` (default: of us) runs to get `death_signal` when that dies, even by kill -9 (Linux only)."""
+    """Return what a child of `parent` (default: of us) runs to get `death_signal` when that dies.
+
+    Even by kill -9, on Linux; elsewhere it does nothing.
+    """
     parent = parent or os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -44,7 +47,11 @@ def spawn(
     death_signal: int = signal.SIGTERM,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, so that Ctrl-C reaches us alone and we decide the order of stopping."""
+    """Start a program in a session of its own.
+
+    So Ctrl-C reaches us alone, and we decide the order of stopping. The files that it makes can be
+    read by its own user only.
+    """
     return subprocess.Popen(  # noqa: S603 - the command is ours
         [str(part) for part in command],
         env=dict(env) if env is not None else None,
@@ -56,6 +63,7 @@ def spawn(
         group="nogroup" if user == "nobody" and _group_exists("nogroup") else user,
         extra_groups=[] if user else None,
         cwd=cwd,
+        umask=0o077,
         # preexec_fn is safe here: the prepared function only makes system calls.
         preexec_fn=dies_with_parent(death_signal),  # noqa: PLW1509
     )
@@ -86,7 +94,10 @@ def stop(
 
 
 class Server:
-    """A server of ours, as a process of its own that ends with the thread that started it; `url` is its address while it runs."""
+    """A server of ours, as a process of its own that ends with the thread that started it.
+
+    `url` is its address while it runs.
+    """
 
     url = ""
     stop_sign: int = signal.SIGTERM
@@ -136,8 +147,15 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
+def port_answers(port: int) -> bool:
+    """Say whether something takes connections on the loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
 def kept_port(file: Path) -> int:
-    """Return the loopback port noted in `file` while it is free, else another free one, which is noted."""
+    """Return the loopback port noted in `file` if it is free, else a free one, which is noted."""
     try:
         port = int(file.read_text())
         if port_is_free(port):
@@ -152,7 +170,7 @@ def kept_port(file: Path) -> int:
 
 
 def kept_secret(file: Path) -> str:
-    """Return the secret in `file`, which is made (256 bits, readable by us alone) when it is missing."""
+    """Return the secret in `file`; made (256 bits, readable by us alone) when it is missing."""
     try:
         found = file.read_text().strip()
         if found:
@@ -179,15 +197,16 @@ def wait_for_port(
     log: Path | None = None,
     seconds: float = 30.0,
 ) -> None:
-    """Wait until something answers on `port`; raise UnavailableError when the process ends or takes too long."""
+    """Wait until something answers on `port`.
+
+    Raise UnavailableError when the process ends or takes too long.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex((LOOPBACK, port)) == 0:
-                return
+        if port_answers(port):
+            return
         time.sleep(0.02)
     hint = f" Its last words: {tail(log)}" if log is not None else ""
     raise UnavailableError(

@@ -1,7 +1,8 @@
-"""A whole running system on one machine: servers that are not given are started, then workers, beat and web; all stopped in order.
+"""A whole running system on one machine.
 
-`notifier up`, the demo, the benchmark and the crash tests are each an `Instance`. Its folder keeps everything, so a start after a power cut
-finds what the last one left.
+Servers that are not given are started, then workers, beat and web; all are stopped in order.
+`notifier up`, the demo, the benchmark and the crash tests are each an `Instance`. Its folder
+keeps everything, so a start after a power cut finds what the last one left.
 """
 
 from __future__ import annotations
@@ -10,26 +11,40 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
 import psutil
+from sqlalchemy.exc import OperationalError
 
 from notifier.errors import UnavailableError
-from notifier.instance.processes import Server, kept_secret, port_is_free, spawn, wait_for_port
+from notifier.instance.logs import Copiers, Screen
+from notifier.instance.processes import (
+    Server,
+    kept_secret,
+    port_answers,
+    port_is_free,
+    spawn,
+    tail,
+)
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.servers.postgres import Postgres
 from notifier.instance.servers.valkey import Valkey
-from notifier.settings import INSTANCE_FILE, Settings
+from notifier.settings import DEFAULT_PUBLIC_URL, INSTANCE_FILE, Settings
 
-MAX_LOG_BYTES = 20_000_000
 _STOP_SECONDS = 8.0
+# At the start each server and the web server are tried so often; later without an end.
+_START_TRIES = 4
+_WEB_SECONDS = 60.0
+_RAN_WELL_SECONDS = 60.0
 _NOTED = ("database_url", "broker_url", "smtp_url", "sandbox_smtp_url", "public_url", "secret_key")
 _MAX_PAUSE = 10.0
 _SERVER_PAUSE = 1.0
@@ -37,7 +52,7 @@ _SERVER_PAUSE = 1.0
 
 @dataclass(slots=True)
 class Part:
-    """A program that the instance keeps running. `stops_first`: it must end before the servers it uses."""
+    """A program that the instance keeps running. Times are of the monotonic clock, in seconds."""
 
     name: str
     command: list[str]
@@ -46,12 +61,19 @@ class Part:
     started_at: float = 0.0
     restart_at: float = 0.0
 
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.poll() is None
+
 
 def parts(workers: int, *, web: bool, port: int) -> list[Part]:
     """Return the programs of an instance; docker-compose.yml runs the same ones."""
     python = [sys.executable, "-m"]
+    # Without a banner of thirty lines for each.
+    celery = [*python, "celery", "--quiet", "-A", "notifier.worker.app"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    worker = [*python, "celery", "-A", "notifier.worker.app", "worker", *quiet]
+    worker = [*celery, "worker", *quiet]
     found = [
         Part(
             "worker-notice",
@@ -66,20 +88,7 @@ def parts(workers: int, *, web: bool, port: int) -> list[Part]:
             "worker-webhooks",
             [*worker, "--pool", "threads", "-Q", "webhooks", "-c", "16", "-n", "webhooks@%h"],
         ),
-        Part(
-            "beat",
-            [
-                *python,
-                "celery",
-                "-A",
-                "notifier.worker.app",
-                "beat",
-                "--loglevel",
-                "WARNING",
-                "--pidfile",
-                "",
-            ],
-        ),
+        Part("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile", ""]),
     ]
     if web:
         found.append(Part("web", [*python, "notifier", "web", "--port", str(port)]))
@@ -101,7 +110,11 @@ class Instance:
         keep_mail: bool = True,
         terminal: IO[str] | None = None,
     ) -> None:
-        """Prepare; `migrate` brings the database up to date, `terminal` gets the parts' logs beside their files."""
+        """Prepare.
+
+        `migrate` brings the database up to date; `terminal` gets the parts' logs beside their
+        files.
+        """
         self.settings = settings
         self.port = port
         self.web = web
@@ -113,11 +126,13 @@ class Instance:
         self._migrate = migrate
         self._metrics = dict(metrics_environment or {})
         self._keep_mail = keep_mail
-        self._terminal = terminal
+        self._screen = Screen(terminal)
+        self._copiers = Copiers(settings.var / "logs", self._screen)
         self._lock: IO[str] | None = None
         self._stopping = False
         self._servers_rest_until = 0.0
-        self._copiers: list[threading.Thread] = []
+        # Servers whose start failed: they are tried again.
+        self._down: set[str] = set()
 
     @property
     def processes(self) -> dict[str, int]:
@@ -147,7 +162,7 @@ class Instance:
 
     def _start(self) -> None:
         var = self.settings.var
-        var.mkdir(parents=True, exist_ok=True)
+        make_private(var)
         self._take_lock(var)
         if self.web and not port_is_free(self.port):
             raise UnavailableError(
@@ -156,35 +171,77 @@ class Instance:
             )
         settings = self.settings
         if settings.secret_key is None:
-            settings = replace(settings, secret_key=kept_secret(var / "secret"))
-        if settings.public_url == Settings.public_url:
-            settings = replace(settings, public_url=f"http://127.0.0.1:{self.port}")
+            settings = settings.replace(secret_key=kept_secret(var / "secret"))
+        if settings.public_url == DEFAULT_PUBLIC_URL:
+            settings = settings.replace(public_url=f"http://127.0.0.1:{self.port}")
         if settings.database_url is None:
-            self.postgres = Postgres(var / "postgres").start()
-            settings = replace(settings, database_url=self.postgres.url)
+            self.postgres = Postgres(var / "postgres")
+            settings = settings.replace(database_url=self._begin("postgres", self.postgres))
         if settings.broker_url is None:
-            self.valkey = Valkey(var / "valkey").start()
-            settings = replace(settings, broker_url=self.valkey.url)
+            self.valkey = Valkey(var / "valkey")
+            settings = settings.replace(broker_url=self._begin("valkey", self.valkey))
         if settings.smtp_url is None:
             folder = var / "mail" if self._keep_mail else None
-            self.catcher = Catcher(folder=folder, state=var / "catcher").start()
-            settings = replace(
-                settings,
-                smtp_url=self.catcher.url,
-                sandbox_smtp_url=settings.sandbox_smtp_url or self.catcher.url,
+            self.catcher = Catcher(folder=folder, state=var / "catcher")
+            url = self._begin("catcher", self.catcher)
+            settings = settings.replace(
+                smtp_url=url, sandbox_smtp_url=settings.sandbox_smtp_url or url
             )
         self.settings = settings
-        self._migrate(settings)
+        self._bring_up_to_date()
         self._note()
-        (var / "beat-schedule").unlink(missing_ok=True)
         self.parts = parts(self.workers, web=self.web, port=self.port)
         for part in self.parts:
             self._launch(part)
-        for part in self.parts:
-            if part.name == "web" and part.process is not None:
-                wait_for_port(
-                    self.port, part.process, what="The web server", log=var / "logs" / "web.log"
+        if self.web:
+            self._wait_for_web()
+
+    def _begin(self, name: str, server: Server) -> str:
+        """Start a server, again when it dies of its start; return its address."""
+        tries = 0
+        while True:
+            try:
+                return server.start().url
+            except UnavailableError as error:
+                server.stop()
+                tries += 1
+                if tries == _START_TRIES:
+                    raise
+                self._say(f"{name} is started again: {error}")
+                time.sleep(_SERVER_PAUSE)
+
+    def _bring_up_to_date(self) -> None:
+        """Migrate the database; again when the server died meanwhile."""
+        tries = 0
+        while True:
+            try:
+                self._migrate(self.settings)
+            except OperationalError as error:
+                tries += 1
+                if self.postgres is None or tries == _START_TRIES:
+                    words = str(error.orig).strip().split("\n", 1)[0]
+                    raise UnavailableError(
+                        f"The database cannot be reached: {words}.",
+                        fix="Check that PostgreSQL runs.",
+                    ) from None
+                # The connection may end before the process does.
+                time.sleep(_SERVER_PAUSE)
+                self._tend_servers()
+            else:
+                return
+
+    def _wait_for_web(self) -> None:
+        """Wait until the web server answers; what dies meanwhile is started again."""
+        web = next(part for part in self.parts if part.name == "web")
+        log = self._copiers.path(web.name)
+        deadline = time.monotonic() + _WEB_SECONDS
+        while not (web.running and port_answers(self.port)):
+            if web.failures >= _START_TRIES or time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"The web server did not start. Its last words: {tail(log)}", fix=f"See {log}."
                 )
+            time.sleep(0.02)
+            self.tend()
 
     def _take_lock(self, var: Path) -> None:
         self._lock = (var / "lock").open("w")
@@ -223,79 +280,73 @@ class Instance:
         part.process = spawn(part.command, env=environment, output=subprocess.PIPE)
         part.started_at = time.monotonic()
         part.restart_at = 0.0
-        copier = threading.Thread(
-            target=self._copy_log, args=(part.name, part.process.stdout), daemon=True
-        )
-        copier.start()
-        self._copiers = [each for each in self._copiers if each.is_alive()] + [copier]
-
-    def _copy_log(self, name: str, lines: IO[bytes]) -> None:
-        path = self.settings.var / "logs" / f"{name}.log"
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("ab")
-        for line in iter(lines.readline, b""):
-            file.write(line)
-            file.flush()
-            if file.tell() > MAX_LOG_BYTES:
-                file.close()
-                path.replace(path.with_suffix(".log.1"))
-                file = path.open("ab")
-            if self._terminal is not None:
-                self._terminal.write(f"{name:<16}| {line.decode(errors='replace')}")
-                self._terminal.flush()
-        lines.close()
-        file.close()
+        if part.process.stdout is not None:
+            self._copiers.start(part.name, part.process.stdout)
 
     def tend(self) -> None:
         """Start servers again that have died, and parts, each time after a longer pause.
 
-        Call it now and then, from the thread that started the instance: what a thread starts ends with it.
+        Call it now and then, from the thread that started the instance: what a thread starts ends
+        with it.
         """
         if self._stopping:
             return
         self._tend_servers()
         for part in self.parts:
-            if part.process is None or part.process.poll() is None:
-                continue
-            now = time.monotonic()
-            if part.restart_at == 0.0:
-                part.failures = 0 if now - part.started_at > 60 else part.failures + 1  # noqa: PLR2004 - it had run well
-                part.restart_at = now + min(_MAX_PAUSE, 0.25 * 2**part.failures)
-                self._say(
-                    f"{part.name} ended with code {part.process.returncode} and is started again."
-                )
-            elif now >= part.restart_at:
+            if part.process is not None and not part.running:
+                self._tend_part(part, part.process.returncode)
+
+    def _tend_part(self, part: Part, code: int) -> None:
+        """Start a part that has ended again, once its pause is over."""
+        now = time.monotonic()
+        if part.restart_at == 0.0:
+            part.failures = 0 if now - part.started_at > _RAN_WELL_SECONDS else part.failures + 1
+            part.restart_at = now + _pause(part)
+            self._say(f"{part.name} ended with code {code} and is started again.")
+        elif now >= part.restart_at:
+            try:
                 self._launch(part)
+            except OSError as error:
+                # No more processes, files or memory just now.
+                part.failures += 1
+                part.restart_at = now + _pause(part)
+                self._say(f"{part.name} cannot be started: {error.strerror}.")
 
     def _tend_servers(self) -> None:
         for name, server in self._servers().items():
-            if not server.ended or time.monotonic() < self._servers_rest_until:
+            ended = server.ended or name in self._down
+            if not ended or time.monotonic() < self._servers_rest_until:
                 continue
             self._say(f"{name} ended and is started again.")
             before = server.url
             try:
                 server.start()
-            except UnavailableError as error:
+            except OSError as error:  # UnavailableError is one; so is a disk that is full
                 self._say(str(error))
+                server.stop()
+                self._down.add(name)
                 self._servers_rest_until = time.monotonic() + _SERVER_PAUSE
                 continue
+            self._down.discard(name)
             if server.url != before:
-                self._tell_address(before, server.url)
+                self._change_address(before, server.url)
 
-    def _tell_address(self, before: str, now: str) -> None:
-        """Another program has taken the server's port meanwhile: the parts are stopped, and start again with the new address."""
+    def _change_address(self, before: str, now: str) -> None:
+        """Pass on a new address, when another program has taken the server's port meanwhile.
+
+        The parts are stopped, and start again with it.
+        """
         changed: dict[str, Any] = {
             key: now for key in _NOTED if getattr(self.settings, key) == before
         }
-        self.settings = replace(self.settings, **changed)
+        self.settings = self.settings.replace(**changed)
         self._note()
         for part in self.parts:
             if part.process is not None:
                 part.process.terminate()
 
     def _say(self, words: str) -> None:
-        if self._terminal is not None:
-            self._terminal.write(words + "\n")
+        self._screen.show(words)
 
     def restart(self, name: str) -> None:
         """Start one part again at once (for tests)."""
@@ -307,13 +358,12 @@ class Instance:
             self.tend()
 
     def stop(self) -> None:
-        """Stop the parts politely and all at once, then the servers they used. Ends within about ten seconds, whatever hangs."""
+        """Stop the parts politely and all at once, then the servers they used.
+
+        Ends within about ten seconds, whatever hangs.
+        """
         self._stopping = True
-        running = [
-            part.process
-            for part in self.parts
-            if part.process is not None and part.process.poll() is None
-        ]
+        running = [part.process for part in self.parts if part.process is not None and part.running]
         for process in running:
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
@@ -323,14 +373,16 @@ class Instance:
             except subprocess.TimeoutExpired:
                 kill_tree(process.pid)
                 process.wait(2)
-        for copier in self._copiers:
-            copier.join(1)
+        self._copiers.close()
         for server in reversed(self._servers().values()):
             server.stop()
-        (self.settings.var / INSTANCE_FILE).unlink(missing_ok=True)
         if self._lock is not None:
+            # Without the lock the note is another instance's.
+            with suppress(OSError):
+                (self.settings.var / INSTANCE_FILE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+        self._screen.close()
 
     def __enter__(self) -> Self:
         """Start."""
@@ -339,6 +391,23 @@ class Instance:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
+
+
+def _pause(part: Part) -> float:
+    """Return how long a part rests before it is started again, in seconds."""
+    return min(_MAX_PAUSE, 0.25 * 2.0**part.failures)
+
+
+def make_private(folder: Path) -> None:
+    """Make the state's folder, or close one that a former start left open, to everybody else."""
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        mode = folder.stat().st_mode
+        # Not a folder that others use as well, such as /tmp.
+        ours = (folder / "lock").exists() or not any(folder.iterdir())
+        if ours and not mode & (stat.S_ISVTX | stat.S_IWOTH):
+            folder.chmod(0o700)
 
 
 def kill_tree(pid: int) -> None:

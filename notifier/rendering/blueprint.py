@@ -1,7 +1,9 @@
-"""A template compiled for one campaign and language; filling it in for a recipient takes tens of microseconds.
+"""A template compiled for one campaign and language.
 
-What is the same for everybody is encoded once: most headers, and every piece of the HTML that holds no value. Per recipient remain the
-few values that differ.
+Filling it in for a recipient takes tens of microseconds.
+
+What is the same for everybody is encoded once: most headers, and every piece of the HTML that holds
+no value. Per recipient remain the few values that differ.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from jinja2 import DictLoader
+from jinja2.environment import Template as CompiledTemplate
+
 from notifier.errors import RenderError, TemplateError
-from notifier.rendering import mime, sandbox
-from notifier.rendering.catalogue import LINE_KEY, PARTS, Template, TopicInfo
+from notifier.rendering import mime, sandbox, styles
+from notifier.rendering.assembly import assemble
+from notifier.rendering.fields import LINE_KEY
 from notifier.rendering.formats import LOCAL_ZONE
+from notifier.rendering.frozen import PARTS, Template, TopicInfo
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{1,500}")
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -28,7 +35,10 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True)
 class Sender:
-    """The office that a mail comes from. `address` and `reply_to` are mailboxes; `public_url` has no slash at its end."""
+    """The office that a mail comes from.
+
+    `address` and `reply_to` are mailboxes; `public_url` has no slash at its end.
+    """
 
     name_vi: str
     name_en: str
@@ -90,9 +100,10 @@ def compile_blueprint(
 ) -> Blueprint:
     """Compile a template for one language and sender.
 
-    `bulk` adds "Precedence: bulk" (campaigns, not single notices); `feedback_id` is the Feedback-ID header; `mail_domain` stands in
-    Message-ID, List-Id and the unsubscribe mailbox. A mail larger than `max_bytes` or slower than `max_seconds` is a RenderError. Raises
-    TemplateError when the texts do not compile, RenderError when the sender cannot be written in a header.
+    `bulk` adds "Precedence: bulk" (campaigns, not single notices); `feedback_id` is the Feedback-ID
+    header; `mail_domain` stands in Message-ID, List-Id and the unsubscribe mailbox. A mail larger
+    than `max_bytes` or slower than `max_seconds` is a RenderError. Raises TemplateError when the
+    texts do not compile, RenderError when the sender cannot be written in a header.
     """
     if language not in template.languages:
         raise TemplateError(f"The template '{template.name}' has no language '{language}'.")
@@ -106,7 +117,10 @@ def compile_blueprint(
 
 
 class Blueprint:
-    """Turns letters into the bytes of mails; made by `compile_blueprint`, safe to share between threads."""
+    """Turns letters into the bytes of mails.
+
+    Made by `compile_blueprint`, safe to share between threads.
+    """
 
     def __init__(
         self,
@@ -138,25 +152,33 @@ class Blueprint:
             "public_url": sender.public_url,
             "verify_url": f"{sender.public_url}/kiem-tra",
         }
-        environment = sandbox.Sandbox(language, constants)
-        self._parts = {
-            part: environment.compile_part(
-                template.sources[f"{language}/{part}"], f"{template.name}/{language}/{part}"
-            )
-            for part in PARTS
-        }
+        environment = sandbox.Sandbox(language, constants, DictLoader(template.texts))
+        self._parts = {part: self._compiled(environment, f"{language}/{part}") for part in PARTS}
         self._empty: dict[str, Any] = {each.name: None for each in template.fields}
         self._empty_line: dict[str, Any] = {each.name: None for each in template.lines}
         self._unsubscribe_url = f"{sender.public_url}/u/"
         self._last_date = (datetime.min.replace(tzinfo=LOCAL_ZONE), b"")
         self._frame(sender, topic, bulk, feedback_id, mail_domain)
 
+    def _compiled(self, environment: sandbox.Sandbox, path: str) -> CompiledTemplate:
+        name = f"{self.template.name}/{path}"
+        tree = assemble(environment, path, f"{self.template.name}/")
+        if (styled := self.template.styled.get(path)) is not None:
+            styles.replace(tree, styled, name)
+        return environment.compile_part(tree, name)
+
     def _frame(
-        self, sender: Sender, topic: TopicInfo, bulk: bool, feedback_id: str, mail_domain: str
-    ) -> None:  # noqa: FBT001
+        self,
+        sender: Sender,
+        topic: TopicInfo,
+        bulk: bool,  # noqa: FBT001 - likewise
+        feedback_id: str,
+        mail_domain: str,
+    ) -> None:
         """Build the bytes between the values that differ."""
         name = sender.name_en if self.language == "en" else sender.name_vi
-        # Neither encoding of the bodies can produce "=_" at the start of a line (RFC 2045, section 6.7).
+        # Neither encoding of the bodies can produce "=_" at the start of a line (RFC 2045, section
+        # 6.7).
         boundary = b"=_" + hashlib.sha256(self.template.version.encode()).hexdigest()[:32].encode()
         list_name = mime.header_text(topic.name[self.language], mime.MAX_NAME_CHARS)
         static = [
@@ -184,7 +206,8 @@ class Blueprint:
         self._before_html = (
             b"\r\n--"
             + boundary
-            + b'\r\nContent-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+            + b'\r\nContent-Type: text/html; charset="utf-8"\r\n'
+            + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         )
         self._end = b"\r\n--" + boundary + b"--\r\n"
 
@@ -223,7 +246,10 @@ class Blueprint:
         return Preview(subject=subject, text=text, html=html, raw=self.fill(letter))
 
     def _values(self, letter: Letter) -> dict[str, Any]:
-        """Return the names that the template sees: its fields (None when absent), then what no field may replace."""
+        """Return the names that the template sees.
+
+        Its fields (None when absent), then what no field may replace.
+        """
         data = letter.data
         empty = self._empty_line
         try:
@@ -244,7 +270,10 @@ class Blueprint:
         }
 
     def _headers(self, letter: Letter, message_id: str) -> tuple[bytes, ...]:
-        """Return the headers that differ, except Subject: List-Unsubscribe as in RFC 2369 and RFC 8058."""
+        """Return the headers that differ, except Subject.
+
+        List-Unsubscribe as in RFC 2369 and RFC 8058.
+        """
         try:
             last_date, date_header = self._last_date
             # The letters of a batch share one date object, so it is written out once.
@@ -271,13 +300,14 @@ class Blueprint:
             return sandbox.run(
                 self._parts[part], values, limit=self._max_bytes, seconds=self._max_seconds
             )
-        except Exception as error:  # noqa: BLE001 - a template may raise anything; the error must not repeat data
+        except Exception as error:  # noqa: BLE001 - a template may raise anything
             raise self._failure(part, error) from None
 
     def _failure(self, part: str, error: Exception) -> RenderError:
-        source = self.template.sources.get(f"{self.language}/{part}", "")
+        source = "\n".join(self.template.texts.values())
         return RenderError(
-            f"The template '{self.template.name}' ({self.language}, {part}) failed: {sandbox.what_failed(error, source)}",
+            f"The template '{self.template.name}' ({self.language}, {part}) failed: "
+            + sandbox.what_failed(error, source),
             fix=error.fix if isinstance(error, RenderError) else "",
         )
 

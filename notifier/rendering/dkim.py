@@ -1,8 +1,10 @@
-"""DKIM (RFC 6376, RFC 8301): a signature by which the receiver knows that a mail comes from our domain and was not changed.
+"""DKIM (RFC 6376, RFC 8301).
 
-Relaxed canonicalisation of header and body, RSA with SHA-256. What a reader relies on is signed, and signed once more than it occurs, so that
-nobody can add a second From or Subject to a mail of ours (RFC 6376 section 8.15). The exact bytes on the wire are signed, before dots are
-doubled.
+A signature by which the receiver knows that a mail comes from our domain and was not changed.
+
+Relaxed canonicalisation of header and body, RSA with SHA-256. What a reader relies on is signed,
+and signed once more than it occurs, so that nobody can add a second From or Subject to a mail of
+ours (RFC 6376 section 8.15). The exact bytes on the wire are signed, before dots are doubled.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from notifier.errors import SettingsError
 
-# RFC 8301 section 3.2: signers use at least 2048 bits. Longer keys do not fit a DNS answer, and cost four times the time.
+# RFC 8301 section 3.2: signers use at least 2048 bits. Longer keys do not fit a DNS answer, and
+# cost four times the time.
 KEY_BITS = 2048
 _LEAST_BITS = 2048
 SIGNED = (
@@ -46,7 +49,10 @@ class DkimSigner:
     """Signs mail for one domain with one key."""
 
     def __init__(self, key: rsa.RSAPrivateKey, *, domain: str, selector: str) -> None:
-        """Sign as `domain`, whose DNS holds the public key under `selector`; raise SettingsError for what cannot be one."""
+        """Sign as `domain`, whose DNS holds the public key under `selector`.
+
+        Raise SettingsError for what cannot be one.
+        """
         for value, what in ((domain, "NOTIFIER_DKIM_DOMAIN"), (selector, "NOTIFIER_DKIM_SELECTOR")):
             if not all(_LABEL.fullmatch(label) for label in value.split(".")):
                 raise SettingsError(
@@ -82,16 +88,20 @@ class DkimSigner:
         )
 
     def covers(self, address: str) -> bool:
-        """Say whether a From of this address is aligned with the signature (RFC 7489 section 3.1.1)."""
+        """Say whether a From of this address is aligned with the signature (RFC 7489, 3.1.1)."""
         host = address.rpartition("@")[2].lower()
         return host == self.domain or host.endswith("." + self.domain)
 
     def refusal(self, address: str) -> str:
-        """Return the sentence that says why mail from this address must not be signed; "" when it may."""
+        """Return the sentence that says why mail from this address must not be signed.
+
+        "" when it may.
+        """
         return (
             ""
             if self.covers(address)
-            else f"Mail is signed for {self.domain}, which the sender's address {address} does not belong to."
+            else f"Mail is signed for {self.domain}, "
+            f"which the sender's address {address} does not belong to."
         )
 
     def sign(self, mail: bytes, now: float) -> bytes:

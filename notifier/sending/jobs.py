@@ -1,52 +1,57 @@
-"""What all messages of one campaign have in common, compiled once in each worker process and kept while it is busy with them."""
+"""What all messages of one campaign have in common.
+
+Compiled once in each worker process and kept while it is busy with them.
+"""
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from notifier.channel import Outgoing
 from notifier.db import born_at
-from notifier.domain.calendar import Calendar, Window
+from notifier.domain.calendar import Calendar
+from notifier.domain.campaigns import Terms
 from notifier.domain.links import LinkSigner
-from notifier.errors import RenderError
 from notifier.rendering import catalogue
-from notifier.rendering.blueprint import Blueprint, Letter, Sender, compile_blueprint
+from notifier.rendering.blueprint import Blueprint, Letter, compile_blueprint
 from notifier.rendering.dkim import DkimSigner
 from notifier.sending.ledger import Ledger, Row, decode_data
+from notifier.states import InDoubtPolicy, Lane
 
 NOTICE_LIFETIME = 3 * 86_400.0
-# The address goes into an SMTP command: nothing that ends the command or the path may be in it (RFC 5321 section 4.1.2).
-_SAFE_ADDRESS = re.compile(r"[!-;=?-~]+@[!-;=?A-Z\[\]^-~]+")
 
 
 @dataclass(slots=True)
 class Job:
-    """A campaign as the sender needs it. Times are epoch seconds. Frozen at launch, so it may be kept."""
+    """A campaign as the sender needs it. Times are epoch seconds.
+
+    Frozen at launch, so it may be kept.
+    """
 
     campaign_id: int
-    topic: str
+    terms: Terms
     template: catalogue.Template
-    sender: Sender
-    topic_info: catalogue.TopicInfo
-    lane: str
-    hold: bool
-    sandbox: bool
-    not_after: float | None
-    window: Window | None
     calendar: Calendar
-    pace_per_minute: int | None
-    data: dict[str, Any]
+    not_after: float | None
     mail_domain: str
     signer: LinkSigner
     dkim: DkimSigner | None = None
     _date: tuple[int, datetime] = (0, datetime.fromtimestamp(0, UTC))
     _blueprints: dict[str, Blueprint] = field(default_factory=dict)
 
+    @property
+    def hold(self) -> bool:
+        """Whether a message whose fate is unknown waits for a person."""
+        return self.terms.in_doubt is InDoubtPolicy.HOLD
+
     def deadline(self, row: Row) -> float:
-        """Return until when the message may be sent: its own end, the campaign's, or three days after a notice was made."""
+        """Return until when the message may be sent.
+
+        That is its own end, the campaign's, or three days after a notice was made.
+        """
         if row.expires_at is not None:
             return row.expires_at
         return (
@@ -57,24 +62,24 @@ class Job:
 
     def next_open(self, now: float) -> float | None:
         """Return when the sending window opens next, or None when it is open."""
-        if self.window is None:
+        if self.terms.window is None:
             return None
         moment = datetime.fromtimestamp(now, UTC)
-        opens = self.window.next_open(moment, self.calendar)
+        opens = self.terms.window.next_open(moment, self.calendar)
         return None if opens <= moment else opens.timestamp()
 
     def blueprint(self, language: str) -> Blueprint:
-        """Return the compiled mail in `language`, or in the template's first language when it lacks that one."""
+        """Return the compiled mail in `language`, or in the first one of a template without it."""
         found = self._blueprints.get(language)
         if found is None:
             known = language if language in self.template.languages else self.template.languages[0]
             found = compile_blueprint(
                 self.template,
                 language=known,
-                sender=self.sender,
-                topic=self.topic_info,
-                bulk=self.lane == "campaign",
-                feedback_id=f"{self.campaign_id}:{self.topic}:{self.lane}:notifier",
+                sender=self.terms.sender,
+                topic=self.terms.topic,
+                bulk=self.terms.lane is Lane.CAMPAIGN,
+                feedback_id=f"{self.campaign_id}:{self.terms.topic.code}:{self.terms.lane}:notifier",
                 mail_domain=self.mail_domain,
             )
             self._blueprints[language] = found
@@ -82,40 +87,40 @@ class Job:
 
     def merged(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return a recipient's data, filled up with the values that the campaign gives to everybody; the recipient's own come first."""
-        for name, value in self.data.items():
+        for name, value in self.terms.data.items():
             if data.get(name) is None:
                 data[name] = value
         return data
 
     def letter(self, row: Row, now: float) -> Letter:
-        """Return what differs from recipient to recipient, for the message `row` that is sent at `now`."""
+        """Return what differs between recipients, for the message `row` that is sent at `now`."""
         return Letter(
             message_id=row.id,
             to_address=row.email,
             to_name=row.name,
             tax_code=row.tax_code or "",
             data=self.merged(decode_data(row.data)),
-            unsubscribe_token=self.signer.token(row.address_id, self.topic),
+            unsubscribe_token=self.signer.token(row.address_id, self.terms.topic.code),
             date=self._second(now),
         )
 
     def _second(self, now: float) -> datetime:
-        """Return `now` to the second; the same object within one second, so that its header is written once."""
+        """Return `now` to the second, within one second the same object: one header for all."""
         second = int(now)
         if second != self._date[0]:
             self._date = (second, datetime.fromtimestamp(second, UTC))
         return self._date[1]
 
-    def render(self, row: Row, now: float) -> tuple[bytes, bytes]:
-        """Return the SMTP envelope and the text of a message; raise RenderError when they cannot be made."""
-        if _SAFE_ADDRESS.fullmatch(row.email) is None:
-            raise RenderError("The address cannot be written in an SMTP command.")
+    def render(self, row: Row, now: float) -> Outgoing:
+        """Return what is to be sent, as of `now`; raise RenderError when it cannot be made.
+
+        The sender is a mailbox of the message's own, by which a bounce is known again.
+        """
         content = self.blueprint(row.language).fill(self.letter(row, now))
         if self.dkim is not None:
             content = self.dkim.sign(content, now)
         bounce = self.signer.bounce_tag(row.id)
-        envelope = f"MAIL FROM:<b+{bounce}@{self.mail_domain}>\r\nRCPT TO:<{row.email}>\r\n"
-        return envelope.encode("ascii"), content
+        return Outgoing(row.position, f"b+{bounce}@{self.mail_domain}", row.email, content)
 
 
 class Jobs:
@@ -135,9 +140,15 @@ class Jobs:
         """Return the job of a campaign, from the database when it is not at hand."""
         job = self._jobs.get(campaign_id)
         if job is None:
-            fields, days = await ledger.campaign(campaign_id)
+            terms, content, days = await ledger.campaign(campaign_id)
             job = make_job(
-                campaign_id, fields, Calendar(days), self._mail_domain, self._signer, self._dkim
+                campaign_id,
+                terms,
+                catalogue.from_json(content),
+                Calendar(days),
+                self._mail_domain,
+                self._signer,
+                self._dkim,
             )
             self._jobs[campaign_id] = job
             if len(self._jobs) > self._keep:
@@ -148,29 +159,20 @@ class Jobs:
 
 def make_job(
     campaign_id: int,
-    fields: dict[str, Any],
+    terms: Terms,
+    template: catalogue.Template,
     calendar: Calendar,
     mail_domain: str,
     signer: LinkSigner,
     dkim: DkimSigner | None = None,
 ) -> Job:
-    """Build a job from a campaign's columns and its frozen template (`content`). What is only shown or counted needs no `dkim`."""
-    not_after = fields["not_after"]
-    window = fields["send_window"]
+    """Build a job from a campaign's terms. What is only shown or counted needs no `dkim`."""
     return Job(
         campaign_id=campaign_id,
-        topic=fields["topic"],
-        template=catalogue.from_json(fields["content"]),
-        sender=Sender(**fields["sender"]),
-        topic_info=catalogue.TopicInfo(**fields["topic_info"]),
-        lane=fields["lane"],
-        hold=fields["in_doubt_policy"] == "hold",
-        sandbox=fields["sandbox"],
-        not_after=not_after.timestamp() if not_after else None,
-        window=Window.from_json(window) if window else None,
+        terms=terms,
+        template=template,
         calendar=calendar,
-        pace_per_minute=fields["pace_per_minute"],
-        data=fields["data"],
+        not_after=terms.not_after.timestamp() if terms.not_after else None,
         mail_domain=mail_domain,
         signer=signer,
         dkim=dkim,

@@ -1,220 +1,204 @@
-"""One batch under way: messages are handed to connections, their outcomes settled in groups, the rest given back.
+"""The shell around `core.Core`: one batch under way between connections, database and budgets.
 
-The order that makes a crash harmless is kept here: a message is handed to a connection only below the watermark, the watermark moves only
-in a settle that the database has committed, and it never runs more than `WINDOW` unsettled messages ahead.
+What may start, what is written and when it is over are the core's decisions. Here are the clocks,
+the event loop, the rendering, the settles and the connections.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
-from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-import aiosmtplib
 import psycopg
 import structlog
 
 from notifier import observability
-from notifier.sending.budgets import SLOT_SECONDS
+from notifier.channel import Channel, Connection, Fate, Go, Outgoing, Unreachable, Verdict
+from notifier.retries import next_due
+from notifier.sending.budgets import SLOT_SECONDS, Habits, Sign, Throttle
+from notifier.sending.core import GROUP, Core, Moment, Settle, Terms
 from notifier.sending.jobs import Job
-from notifier.sending.ledger import MAX_DOUBTS, WINDOW, Lease, Outcome, Row, Settled
-from notifier.sending.retries import next_due
+from notifier.sending.ledger import Lease, Ledger, Row, Settled
+from notifier.sending.pool import Pool
 from notifier.sending.routes import Route
-from notifier.smtp.connection import Connection, Outgoing, connect
-from notifier.smtp.verdicts import Fate, Stage, Verdict, judge_failure
-
-if TYPE_CHECKING:
-    from notifier.sending.sender import Sender
+from notifier.states import CampaignState
 
 log = structlog.get_logger(__name__)
 
-# A settle waits for this many outcomes while more are under way: few enough that the window never runs dry, enough to share a commit.
-GROUP = 32
 _TICK = 0.05
-_RETRIES_UNSENT = 2
-_CONNECT_FAILURES = 3
-_MESSAGES_PER_CONNECTION = 8  # below this, opening another connection costs more than it gains
-_PATIENCE = 5.0
+_NOW, _ACCEPTED = Go.NOW, Fate.ACCEPTED  # looking up a member of an enumeration takes its time
+# Below this, opening another connection costs more than it gains.
+_MESSAGES_PER_CONNECTION = 8
+# A round of the loop that comes later than this (seconds) found the process asleep.
+_ASLEEP = 1.0
+# A batch that is over waits so long (seconds) for connections that are being opened.
+_LAST_OPENING = 1.0
+# The monotonic clock stands still while a machine is suspended; this one, where there is one, does
+# not.
+boot_time = functools.partial(
+    time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a run sends with; all of it outlives the batch. Times are in seconds.
+
+    `connections` at most at once; `stopping` is asked before each message.
+    """
+
+    ledger: Ledger
+    throttle: Throttle
+    pool: Pool
+    channel: Channel
+    connections: int
+    lease_seconds: float
+    retry_minutes: tuple[float, ...]
+    stopping: Callable[[], bool]
+
+
+def _least(*limits: int) -> int:
+    """Return the smallest limit; 0 stands for none."""
+    return min([limit for limit in limits if limit], default=0)
+
+
+def _now() -> Moment:
+    return Moment(time.time(), boot_time())
 
 
 class BatchRun:
-    """One batch under way. Connections pull messages from it and tell it their fate; `go` settles and decides when it is over."""
+    """One batch under way. Connections pull messages from it and tell it their fate; `go` does all.
+
+    A `channel.Source`.
+    """
 
     def __init__(
         self,
-        sender: Sender,
+        means: Means,
         lease: Lease,
         route: Route,
         job: Job,
         rows: list[Row],
+        *,
         loaded_at: datetime,
+        habits: Habits,
+        slow_replies: int = 0,
     ) -> None:
-        """Send `rows` of `lease` over `route` with the means of `sender`; opt-outs since `loaded_at` are heeded."""
-        self.sender = sender
+        """Send `rows` of `lease` over `route`; opt-outs since `loaded_at` are heeded.
+
+        `habits` of the route's server are as they were just read; `slow_replies` as in `Core`.
+        """
+        self.means = means
         self.lease = lease
         self.route = route
         self.job = job
-        self.rows = rows
         self.loaded_at = loaded_at
+        self.habits = habits
+        self.core = Core(
+            rows,
+            Terms(
+                deadline=job.deadline,
+                next_due=self._next_due,
+                lease_seconds=means.lease_seconds,
+                hold=job.hold,
+                sandbox=job.terms.sandbox,
+            ),
+            _now(),
+            slow_replies=slow_replies,
+        )
+        self.core.paced = bool(route.per_minute or job.terms.pace_per_minute or habits.per_minute)
         self.loop = asyncio.get_running_loop()
-        self.next = 0  # index of the first row that was not handed out
-        self.committed = 0  # rows whose outcome is in the database
-        self.outcomes: list[Outcome] = []
-        self.under_way: dict[
-            int, tuple[Row, str, float]
-        ] = {}  # position → row, hash of the text, loop time
-        self.again: deque[Outgoing] = deque()  # handed out, but the server never heard of them
-        self.spare: dict[int, tuple[Row, str, float]] = {}  # what `under_way` held of those
-        self.tries: dict[int, int] = {}
-        self.suppressed: frozenset[int] = frozenset()
         self.connections: set[Connection] = set()
         self.resting: list[Connection] = []
         self.opening: set[asyncio.Task[None]] = set()
-        self.failures = 0
-        self.halted = False  # hand out nothing more; what is under way is finished
-        self.slow = False  # the route asked for a pause
-        self.accepted = False
-        self.limit = 0
-        self.paced = bool(route.per_minute or job.pace_per_minute)
+        self.signs: list[tuple[Sign, int]] = []  # felt, and not yet shared with other workers
+        self.done = False  # every message of the batch has an outcome
+        self.wanted = 0
+        self.accepted = 0
         self.changed = asyncio.Event()
-        self.due: float | None = None  # the batch is to rest until then (epoch seconds)
-        self.tokens_at = 0.0  # when to ask for tokens again (loop time)
-        self.slots_at = 0.0
-        self.renewed = time.monotonic()
+        self._slotted = False
+        self._slots_at = 0.0
+        self._began = self._beat = self.loop.time()
 
-    # --- what connections call ------------------------------------------------------------------------------------------------
+    def _next_due(
+        self, attempts: int, now: float, expires_at: float, retry_after: float
+    ) -> float | None:
+        return next_due(
+            attempts,
+            now,
+            minutes=self.means.retry_minutes,
+            expires_at=expires_at,
+            retry_after=retry_after,
+        )
+
+    # --- what connections call --------------------------------------------------------------------
 
     def pull(self) -> Outgoing | None:
         """Return the next message to start, or None when none may start now."""
-        if self.halted or self.sender.stopping():
-            self.halted = True
+        core = self.core
+        if core.halted or self.means.stopping():
+            core.stop()
             self.changed.set()
             return None
-        if self.again:
-            outgoing = self.again.popleft()
-            self.under_way[outgoing.position] = self.spare.pop(outgoing.position)
-            return outgoing
-        while self.next < self.limit:
-            row = self.rows[self.next]
-            self.next += 1
-            prepared = self._prepare(row)
-            if prepared is not None:
-                return prepared
-        if self.outcomes:
+        wall, boot = time.time(), boot_time()
+        if wall >= core.good_wall or boot >= core.good_boot:
+            self.changed.set()
+            return None
+        if core.again and (flight := core.take_again(wall)) is not None:
+            return flight.message
+        while (row := core.take(wall)) is not None:
+            try:
+                message = self.job.render(row, wall)
+            except Exception as error:  # noqa: BLE001
+                # Whatever a template or one row's data does, it must cost that row alone and never
+                # the batch. A traceback may hold data.
+                name = type(error).__name__
+                log.error("unrenderable", message=str(row.id), error=name)  # noqa: TRY400
+                core.unrenderable(row, wall)
+                continue
+            core.started(row, message, hashlib.sha256(message.content).hexdigest(), boot)
+            return message
+        if core.outcomes:
             self.changed.set()
         return None
 
-    def _prepare(self, row: Row) -> Outgoing | None:
-        """Render a message; None when it is not to be sent, its outcome is then noted."""
-        now = time.time()
-        if now > self.job.deadline(row):
-            self._note(row, "expired", "", now, tried=False)
-            return None
-        reason = row.suppressed or ("unsubscribed" if row.address_id in self.suppressed else None)
-        if reason is not None:
-            self._note(row, "skipped", reason, now, tried=False)
-            return None
-        try:
-            envelope, content = self.job.render(row, now)
-        except Exception as error:  # noqa: BLE001
-            # Whatever a template or one row's data does, it must cost that row alone and never the batch.
-            log.error("unrenderable", message=str(row.id), error=type(error).__name__)  # noqa: TRY400 - a traceback may hold data
-            self._note(row, "skipped", "unrenderable", now, tried=False)
-            return None
-        self.under_way[row.position] = (row, hashlib.sha256(content).hexdigest(), self.loop.time())
-        return Outgoing(row.position, envelope, content)
-
-    def _note(
-        self,
-        row: Row,
-        state: str,
-        detail: str,
-        now: float,
-        *,
-        tried: bool = True,
-        host: str = "",
-        sha256: str = "",
-        due: float | None = None,
-        doubt: bool = False,
-        dead: bool = False,
-    ) -> None:
-        self.outcomes.append(
-            Outcome(
-                row.position,
-                state,
-                now,
-                row.attempts + tried,
-                row.doubts + doubt,
-                detail,
-                host,
-                sha256,
-                due,
-                dead,
-            )
-        )
+    def may_go(self, message: Outgoing) -> Go:
+        """Say whether the content of a message that was pulled may be handed over now."""
+        core = self.core
+        wall, boot = time.time(), boot_time()
+        if (
+            wall < core.good_wall
+            and boot < core.good_boot
+            and not core.suppressed
+            and not core.withdrawn
+        ):
+            return _NOW  # the usual case of `Core.may_go` without a call: this is the hot path
+        answer = core.may_go(message.position, wall, boot)
+        if answer is Go.WAIT:
+            self.changed.set()
+        return answer
 
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Hear the fate of a message that was pulled; called once for each."""
-        now = time.time()
-        if verdict.fate is Fate.ACCEPTED:
-            row, digest, began = self.under_way.pop(message.position)
-            self.outcomes.append(
-                Outcome(
-                    row.position,
-                    "accepted",
-                    now,
-                    row.attempts + 1,
-                    row.doubts,
-                    verdict.detail,
-                    host,
-                    digest,
-                )
-            )
-            self.accepted = True
-            self.failures = 0
-            if len(self.outcomes) >= GROUP and not self.changed.is_set():
-                observability.observe_send(self.loop.time() - began)
+        core = self.core
+        if verdict.fate is _ACCEPTED:
+            flight = core.accepted(message.position, verdict.detail, host, time.time())
+            self.accepted += 1
+            if len(core.outcomes) >= GROUP and not self.changed.is_set():
+                observability.observe_send(boot_time() - flight.began)
                 self.changed.set()
             return
-        self.slow = self.slow or verdict.slow_route
-        self.halted = self.halted or verdict.slow_route
-        if verdict.unsent:
-            tries = self.tries.get(message.position, 0) + 1
-            self.tries[message.position] = tries
-            if tries > _RETRIES_UNSENT:
-                # The server hangs up whenever this message comes: others of the batch must not wait for it for ever.
-                self._put_off(message, verdict, host, now)
-            else:
-                self.spare[message.position] = self.under_way.pop(message.position)
-                self.again.append(message)
-        elif verdict.fate is Fate.REFUSED:
-            row, digest, _ = self.under_way.pop(message.position)
-            # A refusal that a sandbox plays says nothing of the address.
-            dead = verdict.dead_address and not self.job.sandbox
-            self._note(row, "refused", verdict.detail, now, host=host, sha256=digest, dead=dead)
-        else:
-            self._put_off(message, verdict, host, now)
+        core.failed(message.position, verdict, host, time.time())
+        if core.hurried:
+            core.hurried = False
+            seconds = max(_TICK, self.loop.time() - self._began)
+            self.signs.append((Sign.HURRIED, int(self.accepted / seconds * 60)))
         self.changed.set()
-
-    def _put_off(self, message: Outgoing, verdict: Verdict, host: str, now: float) -> None:
-        """Note that a message is to be tried again later, held, or has run out of time."""
-        row, digest, _ = self.under_way.pop(message.position)
-        doubt = verdict.fate is Fate.UNKNOWN
-        common = {"host": host, "sha256": digest, "doubt": doubt}
-        if doubt and (self.job.hold or row.doubts + 1 >= MAX_DOUBTS):
-            self._note(row, "in_doubt", verdict.detail, now, **common)  # type: ignore[arg-type]
-            return
-        due = next_due(
-            row.attempts + 1,
-            now,
-            minutes=self.sender.retry_minutes,
-            expires_at=self.job.deadline(row),
-        )
-        state = "expired" if due is None else "deferred"
-        self._note(row, state, verdict.detail, now, due=due, **common)  # type: ignore[arg-type]
 
     def idle(self, connection: Connection) -> None:
         """Keep the connection until the window opens again."""
@@ -227,52 +211,53 @@ class BatchRun:
         if connection in self.resting:
             self.resting.remove(connection)
         if verdict is not None:
-            # A server that takes some messages and hangs up is no failure: many limit what one connection may send.
-            self.failures += connection.taken == 0
-            if verdict.slow_route:
-                self.slow = self.halted = True
+            self.core.connection_lost(connection.taken)
+            if connection.taken:
+                self.signs.append((Sign.PARTED, connection.taken))
         self.changed.set()
 
-    # --- the life of the batch ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _left(self) -> int:
-        return len(self.rows) - self.next + len(self.again)
+    # --- the life of the batch --------------------------------------------------------------------
 
     async def go(self) -> None:
         """Send what can be sent now and give the batch back."""
         try:
-            if self.rows and await self._settle():
-                await self._send_all()
+            if self.core.rows and not await self._settle():
+                return
+            await self._send_all()
         finally:
             for task in self.opening:
                 task.cancel()
-            self.sender.park(self.route, [c for c in self.connections if c in self.resting])
-            for connection in list(self.connections - set(self.resting)):
+            self.means.pool.park(
+                self.route.name, [each for each in self.connections if each in self.resting]
+            )
+            for connection in self.connections - set(self.resting):
                 connection.source = None
                 connection.close()
 
     async def _send_all(self) -> None:
-        wanted = await self._connections_wanted()
-        for connection in self.sender.take_idle(self.route, wanted):
+        core = self.core
+        self.wanted = await self._connections_wanted()
+        for connection in self.means.pool.take(self.route.name, self.wanted):
             self._adopt(connection)
-        while True:
-            self._open_more(wanted)
+        over_at = 0.0
+        while not core.lost:
+            self._open_more()
             self._wake_resting()
-            if (
-                not self.under_way
-                and not self.outcomes
-                and not self.opening
-                and (self.halted or not self._left)
-            ):
-                break
-            if self.failures >= _CONNECT_FAILURES and not self.connections and not self.opening:
-                self.halted = self.slow = True
+            if not self.connections and not self.opening:
+                core.all_connections_gone()
+            if core.over:
+                # Connections that are nearly open serve the next batch.
+                over_at = over_at or self.loop.time()
+                if not self.opening or self.loop.time() - over_at > _LAST_OPENING:
+                    break
             await self._wait()
             await self._heartbeat()
-            if self._settle_is_due() and not await self._settle():
-                return
-        await self._give_back()
+            await self._learn()
+            core.give_up_waiting(_now())
+            if core.settle_is_due(_now(), idle=len(self.resting) == len(self.connections)):
+                await self._settle()
+        if not core.lost:
+            await self._give_back()
 
     async def _wait(self) -> None:
         """Wait until something happened, or a short while."""
@@ -286,58 +271,47 @@ class BatchRun:
 
     async def _heartbeat(self) -> None:
         now = self.loop.time()
-        for connection in list(self.connections):
-            connection.check_timeout(now)
-        if self.route.connections and now - self.slots_at > SLOT_SECONDS / 3:
-            self.slots_at = now
-            await self.sender.throttle.slots(
-                self.route.name, len(self.connections), self.route.connections
+        if now - self._beat < _ASLEEP:
+            for connection in list(self.connections):
+                connection.check_timeout(now)
+        # Else this process was asleep, not the server: its replies may be here, yet unread.
+        self._beat = now
+        if self._slotted and now - self._slots_at > SLOT_SECONDS / 3:
+            self._slots_at = now
+            await self.means.throttle.slots(
+                self.route.name, len(self.connections), self._connections_limit
             )
-
-    def _settle_is_due(self) -> bool:
-        since = time.monotonic() - self.renewed
-        if self.outcomes:
-            all_rest = len(self.resting) == len(self.connections)
-            if (
-                len(self.outcomes) >= GROUP
-                or not self.under_way
-                or all_rest
-                or self.halted
-                or since > _TICK
-            ):
-                return True
-        elif (
-            self.paced
-            and not self.halted
-            and self.next == self.limit < len(self.rows)
-            and self.loop.time() >= self.tokens_at
-        ):
-            return True
-        return since > self.sender.lease_seconds / 4
 
     def _wake_resting(self) -> None:
-        if self.resting and not self.halted and (self.again or self.next < self.limit):
+        core = self.core
+        if self.resting and not core.halted and (core.again or core.next < core.limit):
             resting, self.resting = self.resting, []
             for connection in resting:
-                connection.kick()
+                connection.send(self)
+
+    # --- connections and the server's habits ------------------------------------------------------
+
+    @property
+    def _connections_limit(self) -> int:
+        """How many connections all workers together may have (0: no limit)."""
+        return _least(self.route.connections, self.habits.connections)
 
     async def _connections_wanted(self) -> int:
-        wanted = max(1, min(self.sender.connections, len(self.rows) // _MESSAGES_PER_CONNECTION))
-        if self.route.connections:
-            wanted = await self.sender.throttle.slots(
-                self.route.name, wanted, self.route.connections
-            )
-            if wanted == 0:
-                # All of the route's connections are in other workers' hands; the batch is tried again shortly.
-                self.halted = True
-                self.due = time.time() + 1
-            self.slots_at = self.loop.time()
-        return wanted
+        most = max(1, min(self.means.connections, len(self.core.rows) // _MESSAGES_PER_CONNECTION))
+        if limit := self._connections_limit:
+            self._slotted = True
+            self._slots_at = self.loop.time()
+            most = await self.means.throttle.slots(self.route.name, most, limit)
+            if most == 0:
+                # All of the route's connections are in other workers' hands; the batch is tried
+                # again shortly.
+                self.core.rest(time.time() + 1)
+        return most
 
-    def _open_more(self, wanted: int) -> None:
-        if self.halted or self.failures >= _CONNECT_FAILURES:
+    def _open_more(self) -> None:
+        if not self.core.may_connect():
             return
-        missing = min(wanted, self._left) - len(self.connections) - len(self.opening)
+        missing = min(self.wanted, self.core.left) - len(self.connections) - len(self.opening)
         for _ in range(missing):
             task = self.loop.create_task(self._open())
             self.opening.add(task)
@@ -348,100 +322,116 @@ class BatchRun:
         self.changed.set()
 
     async def _open(self) -> None:
+        limit = _least(self.route.messages_per_connection, self.habits.messages)
         try:
-            connection = await connect(
-                self.route.server,
-                hostname=self.sender.hostname,
-                timeout=self.sender.timeout,
-                limit=self.route.messages_per_connection,
-            )
-        except (aiosmtplib.SMTPException, OSError) as error:
-            self.failures += 1
-            verdict = judge_failure(Stage.CONNECT, error)
+            connection = await self.means.channel.connect(limit=limit)
+        except Unreachable as error:
+            self.core.connect_failed()
+            if self.connections and self.accepted:
+                # It takes mail, only not over so many connections.
+                self.signs.append((Sign.CROWDED, self.means.connections))
+                self.wanted = min(self.wanted, len(self.connections))
             log.warning(
-                "smtp_connect_failed",
+                "connect_failed",
                 route=self.route.name,
-                detail=verdict.detail,
-                error=type(error).__name__,
+                detail=error.verdict.detail,
+                error=type(error.__cause__).__name__,
             )
             return
         self._adopt(connection)
 
     def _adopt(self, connection: Connection) -> None:
-        connection.source = self
         self.connections.add(connection)
-        connection.kick()
+        connection.send(self)
+
+    async def _learn(self) -> None:
+        """Share what the server let us feel, and heed what all workers know of it."""
+        signs, self.signs = self.signs, []
+        for sign, number in dict.fromkeys(signs):
+            self.habits = await self.means.throttle.habits(self.route.name, sign, number)
+            log.debug("habit", route=self.route.name, sign=sign, number=number)
+        if signs:
+            self.core.paced = self.core.paced or bool(self.habits.per_minute)
+            if self.habits.connections:
+                self.wanted = min(self.wanted, self.habits.connections)
+
+    # --- settling ---------------------------------------------------------------------------------
 
     async def _settle(self) -> bool:
-        """Write the outcomes so far and open the window further; False when the batch is no longer ours."""
-        batch, self.outcomes = self.outcomes, []
-        limit = min(self.committed + len(batch) + WINDOW, len(self.rows))
-        if self.paced and limit > self.limit:
-            limit = self.limit + await self._tokens(limit - self.limit)
-        mark = self.rows[limit - 1].position if limit else -1
-        settled = await self._write(mark, batch)
+        """Write the outcomes so far and open the window further; False: no longer our batch."""
+        core = self.core
+        room = core.room()
+        if core.paced and room:
+            room = await self._tokens(room) if core.may_ask_tokens(boot_time()) else 0
+        settle = core.begin_settle(_now(), room)
+        settled = await self._write(settle)
         if settled is None or not settled.lease_holds:
-            log.error("lease_lost", unsettled=len(batch) + len(self.under_way))
+            log.error("lease_lost", unsettled=len(settle.outcomes) + len(core.under_way))
+            core.lose()
             for connection in list(self.connections):
                 connection.source = None
                 connection.close()
             self.connections.clear()
             return False
-        self.renewed = time.monotonic()
-        self.committed += len(batch)
-        self.limit = max(self.limit, limit)
-        if settled.campaign_state != "running":
-            self.halted = True
-        self.suppressed = settled.suppressed
-        if batch:
-            self._count(batch)
+        core.settled(
+            _now(),
+            running=settled.campaign_state is CampaignState.RUNNING,
+            suppressed=settled.suppressed,
+        )
+        if settle.outcomes:
+            self._count(settle)
+        for connection in list(self.connections):
+            connection.resume()
         return True
 
-    async def _write(self, mark: int, batch: list[Outcome]) -> Settled | None:
-        """Settle, and go on trying while the database is away and the lease could still be ours."""
+    async def _write(self, settle: Settle) -> Settled | None:
+        """Settle, and try on while the database is away and the lease could still be ours."""
         while True:
             try:
-                return await self.sender.ledger.settle(self.lease, mark, batch, self.loaded_at)
+                return await self.means.ledger.settle(
+                    self.lease, settle.mark, settle.outcomes, self.loaded_at
+                )
             except psycopg.OperationalError as error:
                 log.warning("database_unavailable", error=type(error).__name__)
-                await self.sender.ledger.close()
-                if time.monotonic() - self.renewed > self.sender.lease_seconds:
+                await self.means.ledger.close()
+                if settle.begun.age(_now()) > self.means.lease_seconds:
                     return None
                 await asyncio.sleep(0.2)
 
-    def _count(self, batch: list[Outcome]) -> None:
+    def _count(self, settle: Settle) -> None:
         counts: dict[str, int] = {}
-        for outcome in batch:
+        for outcome in settle.outcomes:
             counts[outcome.state] = counts.get(outcome.state, 0) + 1
         observability.count_outcomes(self.route.name, self.lease.lane, counts)
 
     async def _tokens(self, wanted: int) -> int:
-        """Ask the shared budgets for up to `wanted` messages; note when to ask again when there is none."""
+        """Ask the shared budgets for up to `wanted` messages; note when to ask again for more."""
         granted, wait = wanted, 0.0
-        if self.route.per_minute:
-            granted, wait = await self.sender.throttle.take(
-                f"route:{self.route.name}", self.route.per_minute, granted
+        if per_minute := _least(self.route.per_minute, self.habits.per_minute):
+            granted, wait = await self.means.throttle.take(
+                f"route:{self.route.name}", per_minute, granted
             )
-        if granted and self.job.pace_per_minute:
+        if granted and self.job.terms.pace_per_minute:
             key = f"campaign:{self.lease.campaign_id}"
-            granted, wait = await self.sender.throttle.take(key, self.job.pace_per_minute, granted)
+            granted, wait = await self.means.throttle.take(
+                key, self.job.terms.pace_per_minute, granted
+            )
         if not granted:
-            self.tokens_at = self.loop.time() + wait
-            if wait > _PATIENCE and not self.under_way:
-                # The lease is better given back than held for so long.
-                self.halted = True
-                self.due = time.time() + wait
+            self.core.no_tokens(wait, _now())
         return granted
 
     async def _give_back(self) -> None:
-        due = self.due
-        if self.slow:
-            due = time.time() + await self.sender.route_failed(self.route)
-        elif self.accepted:
-            await self.sender.route_works(self.route)
-        if self.route.connections:
+        core, throttle, name = self.core, self.means.throttle, self.route.name
+        due = core.due
+        if self.accepted and self.habits.pauses:
+            await throttle.works(name)
+        if core.slow:
+            seconds = await throttle.pause(name)
+            log.warning("route_pauses", route=name, seconds=round(seconds, 1))
+            due = time.time() + seconds
+        if self._slotted:
             # A parked connection would hold a slot that other workers wait for.
             for connection in list(self.connections):
                 connection.close()
-            await self.sender.throttle.slots(self.route.name, 0, self.route.connections)
-        await self.sender.ledger.release(self.lease, due=due)
+            await throttle.slots(name, 0, 1)
+        self.done = await self.means.ledger.release(self.lease, due=due)

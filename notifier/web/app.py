@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Scope
 
 from notifier.instance.servers.mailbox import Mailbox
 from notifier.observability import configure_logging
@@ -22,6 +23,23 @@ from notifier.web.public import routes as public
 _METHODS = ("GET", "HEAD", "POST")
 
 log = structlog.get_logger(__name__)
+
+
+class _Below(Mount):
+    """A mount whose application sees whole paths, so that its document shows them."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        """Mount `app`."""
+        super().__init__(path, app)
+        # A path with a line break, too, is the application's to refuse.
+        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as a mount does, and leave the path as it is."""
+        match, child = super().matches(scope)
+        child.pop("root_path", None)
+        child.pop("path_params", None)
+        return match, child
 
 
 def _catches(services: Services) -> bool:
@@ -51,10 +69,7 @@ def create_app(services: Services | None = None) -> FastAPI:
     app.include_router(public.make_router(services))
     app.include_router(health.make_router(services))
     if services.settings.broker_url:
-        mount = Mount("/api", make_api(services))
-        # A path with a line break, too, is the API's to refuse.
-        mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
-        app.router.routes.append(mount)
+        app.router.routes.append(_Below("/api", make_api(services)))
     mail = services.settings.var / "mail"
     # The inbox shows addresses and live links to anybody: never beside a server that delivers real mail.
     has_inbox = mail.is_dir() and _catches(services)

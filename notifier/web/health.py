@@ -18,32 +18,17 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from notifier import observability
 from notifier.db import plain_url
+from notifier.domain import batches, campaigns, messages, tallies
 from notifier.errors import NotifierError
-from notifier.queues import LANES
 from notifier.services import Services
+from notifier.states import CampaignState, Lane
 
 _KEEP_SECONDS = 2.0
 _TIMEOUT = 2.0
-
-_AGE = text("""
-SELECT lane, max(extract(epoch FROM clock_timestamp() - due_at)) FROM (
-    SELECT b.lane, b.due_at FROM batch b JOIN campaign c ON c.id = b.campaign_id
-     WHERE b.state = 'ready' AND b.due_at <= clock_timestamp() AND c.state = 'running'
-    UNION ALL
-    SELECT c.lane, m.due_at FROM message m JOIN campaign c ON c.id = m.campaign_id
-     WHERE m.batch_id IS NULL AND m.state IN ('queued', 'deferred') AND m.due_at <= clock_timestamp() AND c.state = 'running') waiting
-GROUP BY lane
-""")
-
-_OPEN = text("""
-SELECT m.state::text, count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id
- WHERE c.kind = 'campaign' AND c.state IN ('running', 'paused', 'scheduled', 'cancelling') GROUP BY 1
-""")
 
 
 def _started(check: Callable[[], str]) -> Future[str]:
@@ -160,11 +145,18 @@ class _Database(Collector):
             labels=["state"],
         )
         with self._services.session() as session:
-            ages = {lane: float(seconds) for lane, seconds in session.execute(_AGE)}
-            for state, number in session.execute(_OPEN):
-                states.add_metric([state], number)
-        for lane in LANES:
-            age.add_metric([lane], max(0.0, ages.get(lane, 0.0)))
+            connection = session.connection()
+            waits = (batches.longest_wait(connection), messages.longest_wait(connection))
+            numbers = [
+                number
+                for state in CampaignState
+                if not state.is_final
+                for number in campaigns.numbers(session, state)
+            ]
+            for state, number in tallies.open_counts(connection, numbers).items():
+                states.add_metric([state.value], number)
+        for lane in Lane:
+            age.add_metric([lane.value], max(0.0, *(each.get(lane, 0.0) for each in waits)))
         yield age
         yield states
 

@@ -9,6 +9,7 @@ from celery import shared_task
 
 from notifier.flows import upkeep
 from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, NOTIFY, REQUESTS, WEBHOOKS
+from notifier.states import Lane
 from notifier.worker import lifecycle
 from notifier.worker.schedule import DAILY, SWEEP
 
@@ -27,7 +28,7 @@ def gather(self: Any, lane: str) -> None:
     # The requests that caused this stand in every line of its log.
     caused = self.request.get(REQUESTS)
     with structlog.contextvars.bound_contextvars(**({REQUESTS: caused} if caused else {})):
-        made = upkeep.gather(lifecycle.services(), lane)
+        made = upkeep.gather(lifecycle.services(), Lane(lane))
         log.debug("gathered", lane=lane, batches=made)
         if len(made) > 1:
             lifecycle.services().queues.enqueue_batches(lane, made[1:])

@@ -72,9 +72,7 @@ def site(services: Services, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def token(services: Services) -> str:
     with services.session() as session:
-        return services.signer.token(
-            addresses.id_of(session, "b@example.test"), "tax-policy"
-        )
+        return services.signer.token(addresses.id_of(session, "b@example.test"), "tax-policy")
 
 
 @pytest.fixture

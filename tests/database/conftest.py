@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ class World:
     private: bool = True
 
     def record(
-        self, *, kind: str = webhooks.BOUNCED, message_id: uuid.UUID | None = None, **data: object
+        self, *, kind: str = "message.bounced", message_id: uuid.UUID | None = None, **data: object
     ) -> uuid.UUID:
         """Record an event that happens now; return its message."""
         found = message_id or new_id(self.now)
@@ -63,7 +63,7 @@ class World:
             )
 
     def counts(self) -> tuple[int, int, int]:
-        """Return how many wait, are delivered and set aside."""
+        """Return how many wait, are delivered and are dead letters."""
         found = overview(self.services.engine, "portal")
         return found.waiting, found.delivered, found.dead_letter
 
@@ -80,7 +80,7 @@ class World:
 
 @pytest.fixture
 def world(settings: Settings) -> Iterator[World]:
-    services = Services(replace(settings, webhooks_private=True))
+    services = Services(settings.replace(webhooks_private=True))
     with Receiver() as receiver:
         made = World(services, receiver, datetime.now(UTC) + timedelta(seconds=1))
         services.clock = lambda: made.now

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import batches, calendar, dossiers, keys
+from notifier.domain import calendar, dossiers, keys
 from notifier.domain.calendar import HANOI
+from notifier.domain.dossiers import CONFLICT, Event, EventResult, Fault, Refusal
+from notifier.domain.idempotency import IdempotencyError
 from notifier.flows import dossier_events as dossier
-from notifier.flows.dossier_events import Call, Event, Told
+from notifier.flows import upkeep
+from notifier.flows.dossier_events import Call
 from notifier.services import Services
+from notifier.states import Lane
 
 CODE = "000.A0.01.H26-261102-0042"
 NINE = datetime(2026, 11, 2, 9, 0, tzinfo=HANOI)
@@ -35,6 +39,7 @@ def key(services: Services) -> int:
 
 def event(
     services: Services,
+    key: int,
     status: str,
     *,
     after: float = 0,
@@ -56,36 +61,27 @@ def event(
         repr((status, code, moment, email, sorted(data.items()))).encode()
     ).digest()
     return Event(
-        source,
-        source.statuses[status],
-        code,
-        moment,
-        "Hộ Ban Mai",
-        email,
-        None,
-        "vi",
-        promised,
-        data,
-        fingerprint,
+        key_id=key,
+        sandbox=False,
+        source=source,
+        status=source.statuses[status],
+        code=code,
+        occurred_at=moment,
+        name="Hộ Ban Mai",
+        email=email,
+        promised_at=promised,
+        data=data,
+        fingerprint=fingerprint,
     )
 
 
-def accept(
-    services: Services,
-    key: int,
-    *events: Event,
-    token: str | None = None,
-    fingerprint: bytes = b"1",
-) -> list[Told]:
+def record(services: Services, key: int, *events: Event) -> list[EventResult]:
     """Send one request with the events and return what became of them."""
-    kept: list[Told] = []
-
-    def answer(told: Any) -> tuple[int, Any]:
-        kept.extend(told)
-        return 202, [str(each.id) for each in told]
-
-    dossier.accept(services, [Call(key, False, events, answer, token, fingerprint)])
-    return kept
+    (results,) = dossier.record(services, [Call(key, events)])
+    assert isinstance(results, tuple)
+    found = [each for each in results if isinstance(each, EventResult)]
+    assert len(found) == len(events)
+    return found
 
 
 def messages(services: Services) -> list[tuple[str, str, str]]:
@@ -99,8 +95,8 @@ def messages(services: Services) -> list[tuple[str, str, str]]:
 
 
 def test_an_event_is_recorded_and_told_once(services: Services, key: int) -> None:
-    (first,) = accept(services, key, event(services, "2"))
-    (again,) = accept(services, key, event(services, "2"))
+    (first,) = record(services, key, event(services, key, "2"))
+    (again,) = record(services, key, event(services, key, "2"))
     assert first.outcome == "queued"
     assert again == first
     assert messages(services) == [("dossier-received", "queued", "")]
@@ -109,15 +105,16 @@ def test_an_event_is_recorded_and_told_once(services: Services, key: int) -> Non
 def test_the_same_event_with_other_content_is_a_conflict_and_changes_nothing(
     services: Services, key: int
 ) -> None:
-    accept(services, key, event(services, "2"))
-    (other,) = accept(services, key, event(services, "2", reason="khác"))
-    assert other.outcome == "conflict"
+    record(services, key, event(services, key, "2"))
+    (other,) = dossier.record(services, [Call(key, [event(services, key, "2", reason="khác")])])
+    assert other == (CONFLICT,)
+    assert CONFLICT.code == "conflict"
     assert len(messages(services)) == 1
 
 
 def test_a_newer_notice_replaces_one_that_is_still_unsent(services: Services, key: int) -> None:
-    (first,) = accept(services, key, event(services, "2"))
-    (second,) = accept(services, key, event(services, "5", after=1))
+    (first,) = record(services, key, event(services, key, "2"))
+    (second,) = record(services, key, event(services, key, "5", after=1))
     assert {first.outcome, second.outcome} == {"queued"}
     assert messages(services) == [
         ("dossier-received", "cancelled", "replaced"),
@@ -126,12 +123,12 @@ def test_a_newer_notice_replaces_one_that_is_still_unsent(services: Services, ke
 
 
 def test_within_one_request_only_the_newest_is_sent(services: Services, key: int) -> None:
-    told = accept(
+    told = record(
         services,
         key,
-        event(services, "2"),
-        event(services, "9", after=2),
-        event(services, "5", after=1),
+        event(services, key, "2"),
+        event(services, key, "9", after=2),
+        event(services, key, "5", after=1),
     )
     assert [each.outcome for each in told] == ["queued", "queued", "older"]
     states = messages(services)
@@ -142,33 +139,28 @@ def test_within_one_request_only_the_newest_is_sent(services: Services, key: int
 
 
 def test_a_notice_that_a_worker_has_taken_is_not_replaced(services: Services, key: int) -> None:
-    accept(services, key, event(services, "2"))
+    record(services, key, event(services, key, "2"))
+    upkeep.gather(services, Lane.NOTICE)
     with services.session() as session:
-        batches.gather(
-            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
-        )
         session.execute(
             text("UPDATE batch SET state = 'leased', lease_until = now() + interval '1 minute'")
         )
-    accept(services, key, event(services, "5", after=1))
+    record(services, key, event(services, key, "5", after=1))
     assert [state for _, state, _ in messages(services)] == ["queued", "queued"]
 
 
 def test_a_notice_in_a_batch_that_lies_ready_is_replaced(services: Services, key: int) -> None:
-    accept(services, key, event(services, "2"))
-    with services.session() as session:
-        batches.gather(
-            session.connection(), "notice", route_of=services.routes.of_domain, now=services.clock()
-        )
-    accept(services, key, event(services, "5", after=1))
+    record(services, key, event(services, key, "2"))
+    upkeep.gather(services, Lane.NOTICE)
+    record(services, key, event(services, key, "5", after=1))
     assert [state for _, state, _ in messages(services)] == ["cancelled", "queued"]
 
 
 def test_an_event_older_than_what_was_told_is_recorded_and_not_sent(
     services: Services, key: int
 ) -> None:
-    accept(services, key, event(services, "9", after=10))
-    (late,) = accept(services, key, event(services, "5", after=1))
+    record(services, key, event(services, key, "9", after=10))
+    (late,) = record(services, key, event(services, key, "5", after=1))
     assert (late.outcome, late.message_id) == ("older", None)
     assert messages(services) == [("dossier-done", "queued", "")]
 
@@ -176,15 +168,15 @@ def test_an_event_older_than_what_was_told_is_recorded_and_not_sent(
 def test_a_status_without_a_notice_tells_nobody_and_holds_up_nothing(
     services: Services, key: int
 ) -> None:
-    (processing,) = accept(services, key, event(services, "4", after=5))
-    (received,) = accept(services, key, event(services, "2"))
+    (processing,) = record(services, key, event(services, key, "4", after=5))
+    (received,) = record(services, key, event(services, key, "2"))
     assert (processing.outcome, received.outcome) == ("recorded", "queued")
 
 
 def test_a_withdrawn_dossier_takes_its_unsent_notice_back(services: Services, key: int) -> None:
-    accept(services, key, event(services, "2"))
-    accept(services, key, event(services, "7", after=1))
-    (late,) = accept(services, key, event(services, "5", after=0.5))
+    record(services, key, event(services, key, "2"))
+    record(services, key, event(services, key, "7", after=1))
+    (late,) = record(services, key, event(services, key, "5", after=0.5))
     assert late.outcome == "older"
     assert messages(services) == [("dossier-received", "cancelled", "replaced")]
 
@@ -192,7 +184,7 @@ def test_a_withdrawn_dossier_takes_its_unsent_notice_back(services: Services, ke
 def test_an_applicant_without_an_address_is_listed_for_officers(
     services: Services, key: int
 ) -> None:
-    (told,) = accept(services, key, event(services, "2", email=None))
+    (told,) = record(services, key, event(services, key, "2", email=None))
     assert told.outcome == "no-address"
     assert messages(services) == []
     with services.engine.connect() as connection:
@@ -204,83 +196,67 @@ def test_a_quiet_time_holds_the_notice_back_so_that_only_the_newest_is_sent(
     services: Services, key: int
 ) -> None:
     quiet = replace(services.sources["portal"], quiet_seconds=300)
-    accept(services, key, event(services, "2", source=quiet))
-    accept(services, key, event(services, "5", after=1, source=quiet))
+    record(services, key, event(services, key, "2", source=quiet))
+    record(services, key, event(services, key, "5", after=1, source=quiet))
     with services.session() as session:
         (due,) = session.scalars(text("SELECT due_at FROM message WHERE state = 'queued'")).all()
-        assert (
-            batches.gather(
-                session.connection(),
-                "notice",
-                route_of=services.routes.of_domain,
-                now=services.clock(),
-            )
-            == []
-        )
+    assert upkeep.gather(services, Lane.NOTICE) == []
     assert timedelta(seconds=250) < due - datetime.now(UTC) <= timedelta(seconds=300)
 
 
 def test_an_idempotency_key_gets_the_same_answer_and_refuses_another_body(
     services: Services, key: int
 ) -> None:
-    one, two = event(services, "2"), event(services, "2", code="000.A0.01.H26-261102-0043")
-    answers = [
-        dossier.accept(
-            services,
-            [
-                Call(
-                    key,
-                    False,
-                    [each],
-                    lambda told: (202, {"id": str(told[0].id)}),
-                    "token",
-                    fingerprint,
-                )
-            ],
-        )[0]
+    one = event(services, key, "2")
+    two = event(services, key, "2", code="000.A0.01.H26-261102-0043")
+    results = [
+        dossier.record(services, [Call(key, [each], "token", fingerprint)])[0]
         for each, fingerprint in ((one, b"1"), (one, b"1"), (two, b"2"))
     ]
-    assert answers[0] == answers[1]
-    assert answers[2] == dossier.MISUSED
+    assert results[0] == results[1]
+    assert isinstance(results[2], IdempotencyError)
     assert len(messages(services)) == 1
 
 
 def test_the_same_token_twice_in_one_group_is_answered_twice_and_done_once(
     services: Services, key: int
 ) -> None:
-    calls = [
-        Call(
-            key,
-            False,
-            [event(services, "2")],
-            lambda told: (202, {"id": str(told[0].id)}),
-            "token",
-            b"1",
-        )
-        for _ in range(2)
-    ]
-    first, second = dossier.accept(services, calls)
+    calls = [Call(key, [event(services, key, "2")], "token", b"1") for _ in range(2)]
+    first, second = dossier.record(services, calls)
     assert first == second
     assert len(messages(services)) == 1
+
+
+def test_what_was_refused_is_kept_with_what_was_not(services: Services, key: int) -> None:
+    refusal = Refusal("invalid", "Sai", (Fault("/events/0/code", "missing", "It is required."),))
+    call = Call(key, [refusal, event(services, key, "2"), event(services, key, "9")], "token", b"1")
+    (first,) = dossier.record(services, [call])
+    # The same request, of which more could be accepted meanwhile.
+    later = replace(call, events=[event(services, key, "5"), *call.events[1:]])
+    (again,) = dossier.record(services, [later])
+    assert isinstance(first, tuple)
+    assert again == first
+    assert first[0] == refusal
+    assert len(messages(services)) == 2
 
 
 def test_requests_that_race_are_answered_alike_and_told_once(services: Services, key: int) -> None:
     gate = threading.Barrier(8)
 
-    def report(number: int) -> list[Told]:
+    def report(number: int) -> list[EventResult]:
         gate.wait(10)
-        return accept(
+        return record(
             services,
             key,
             *(
-                event(services, "2", code=f"000.A0.01.H26-261102-{at:04d}")
+                event(services, key, "2", code=f"000.A0.01.H26-261102-{at:04d}")
                 for at in range(number, number + 20)
             ),
         )
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(report, range(8)))
-    by_place: dict[int, set[Told]] = {}
+    by_place: dict[int, set[EventResult]] = {}
     for number, told in enumerate(found):
         for at, each in enumerate(told, number):
             by_place.setdefault(at, set()).add(each)
@@ -304,7 +280,7 @@ FRIDAY = datetime(2026, 11, 6, 17, 0, tzinfo=HANOI)
 def test_the_apology_leaves_a_working_day_before_the_promised_date_passes(
     services: Services, key: int, now: datetime, told: int
 ) -> None:
-    accept(services, key, event(services, "2", promised_at=FRIDAY))
+    record(services, key, event(services, key, "2", promised_at=FRIDAY))
     with services.session() as session:
         calendar.seed(session.connection(), range(2026, 2028))
         session.execute(text("UPDATE message SET state = 'accepted', due_at = NULL"))
@@ -321,11 +297,11 @@ def test_the_apology_of_a_monday_leaves_on_friday_and_names_the_new_date(
 ) -> None:
     monday = datetime(2026, 11, 9, 17, 0, tzinfo=HANOI)
     later = datetime(2026, 11, 12, 17, 0, tzinfo=HANOI)
-    accept(
+    record(
         services,
         key,
-        event(services, "2", promised_at=monday),
-        event(services, "4", after=5, promised_at=later, reason="Thiếu xác minh"),
+        event(services, key, "2", promised_at=monday),
+        event(services, key, "4", after=5, promised_at=later, reason="Thiếu xác minh"),
     )
     services.clock = lambda: datetime(2026, 11, 6, 8, 30, tzinfo=HANOI)
     assert dossier.apologise(services) == 1
@@ -344,11 +320,11 @@ def test_no_apology_while_the_clock_stands_still_or_after_the_end(
     services: Services, key: int, status: str
 ) -> None:
     amount: dict[str, Any] = {"amount": 1_000} if status == "6" else {}
-    accept(
+    record(
         services,
         key,
-        event(services, "2", promised_at=FRIDAY),
-        event(services, status, after=5, **amount),
+        event(services, key, "2", promised_at=FRIDAY),
+        event(services, key, status, after=5, **amount),
     )
     services.clock = lambda: datetime(2026, 11, 5, 9, 0, tzinfo=HANOI)
     assert dossier.apologise(services) == 0

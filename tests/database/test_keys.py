@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,7 +21,7 @@ from notifier.domain.keys import SCOPES, KeyRequestError
 from notifier.errors import NotFoundError
 from notifier.services import Services
 from notifier.settings import Settings
-from notifier.web.api.operations import EVENT
+from notifier.web.api.models import EVENT
 from notifier.web.app import create_app
 
 ANY = "/api/v1/topics"
@@ -220,7 +219,7 @@ def limited(answer: Response, limit: int) -> None:
 def test_a_key_is_limited_by_itself(services: Services, settings: Settings) -> None:
     assert Settings.from_env({"NOTIFIER_API_PER_MINUTE": "5"}).api_per_minute == 5
     busy, quiet = bearer(make(services)), bearer(make(services, "other"))
-    with calling(replace(settings, api_per_minute=5)) as client:
+    with calling(settings.replace(api_per_minute=5)) as client:
         answers = [client.get(ANY, headers=busy) for _ in range(12)]
         assert [each.status_code for each in answers[:5]] == [200] * 5
         limited(answers[-1], 5)
@@ -248,13 +247,13 @@ def unavailable(answer: Response) -> None:
 
 
 def test_without_the_database_callers_are_told_to_come_again(settings: Settings) -> None:
-    with calling(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none")) as client:
+    with calling(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none")) as client:
         unavailable(client.get(ANY, headers=bearer("notifier_live_" + "x" * 43)))
 
 
 def test_without_the_broker_nothing_is_stored(services: Services, settings: Settings) -> None:
     header = bearer(make(services))
-    with calling(replace(settings, broker_url="redis://127.0.0.1:9/0")) as client:
+    with calling(settings.replace(broker_url="redis://127.0.0.1:9/0")) as client:
         unavailable(client.post("/api/v1/dossier-events", headers=header, json=EVENT))
     with services.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM dossier_event")) == 0

@@ -19,6 +19,7 @@ from notifier.cli.demo import write_list
 from notifier.cli.up import make_instance
 from notifier.domain.campaign_files import Definition, load_definition
 from notifier.flows import control as story
+from notifier.flows.launch import launch
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.supervisor import Instance
 from notifier.services import Services
@@ -64,7 +65,7 @@ class World:
         if not path.exists():
             write_list(path, mails)
         self.sink.ask(reset=True, script={"delay_ms": delay_ms, **script})
-        return story.launch(self.services, definition or self.definition(), audience=path).name
+        return launch(self.services, definition or self.definition(), audience=path).name
 
     def status(self, name: str) -> story.Status:
         """Return where a campaign stands."""
@@ -115,8 +116,7 @@ class World:
 
 def start_world(folder: Path, **changes: object) -> World:
     """Start a system in `folder` with short leases."""
-    base = replace(
-        Settings(),
+    base = Settings(
         var=folder / "var",
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",
@@ -127,7 +127,7 @@ def start_world(folder: Path, **changes: object) -> World:
         connections=8,
         log_format="json",
     )
-    settings = replace(base, **changes)  # type: ignore[arg-type]
+    settings = base.replace(**changes)
     instance = make_instance(
         settings, port=8000, workers=2, web=False, logs=False, keep_mail=False
     ).start()

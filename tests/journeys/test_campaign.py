@@ -13,7 +13,8 @@ from notifier.domain import suppressions as suppression
 from notifier.domain.campaign_files import load_definition
 from notifier.errors import CampaignError, NotFoundError, TransitionError
 from notifier.flows import control as story
-from notifier.states import CampaignState
+from notifier.flows.launch import launch
+from notifier.states import CampaignState, MessageState
 from notifier.testing import ROOT
 from tests.journeys.conftest import World
 
@@ -28,7 +29,7 @@ def sink(world: World) -> tuple[int, int]:
 
 def test_every_mail_is_accepted_once(world: World) -> None:
     found = world.finish(world.launch(MAILS))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
     assert found.campaign.started_at is not None
     assert found.campaign.finished_at is not None
@@ -59,33 +60,33 @@ def test_refused_recipients_are_refused_and_the_rest_arrives(world: World) -> No
 
 def test_a_450_is_tried_again_and_accepted(world: World) -> None:
     found = world.finish(world.launch(MAILS, rcpt_reply="450 4.2.1 busy", first=40))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
     assert found.counts.doubted == 0
 
 
 def test_data_refused_after_a_good_recipient_is_tried_again(world: World) -> None:
     found = world.finish(world.launch(MAILS, data_reply="451 4.3.0 later", first=20))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
 
 
 def test_a_421_after_the_dot_backs_the_route_off_and_loses_nothing(world: World) -> None:
     found = world.finish(world.launch(MAILS, at_dot="421 4.7.0 slow down", first=3))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
 
 
 def test_a_server_that_closes_early_loses_nothing(world: World) -> None:
     found = world.finish(world.launch(MAILS, close_after=7))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
 
 
 @pytest.mark.parametrize("kept", ["drop", "keep-drop"])
 def test_a_reply_lost_after_the_dot_is_in_doubt_and_sent_again(world: World, kept: str) -> None:
     found = world.finish(world.launch(MAILS, at_dot=kept, first=5))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert found.counts.doubted == 5
     assert sink(world) == (MAILS, 5 if kept == "keep-drop" else 0)
 
@@ -109,7 +110,7 @@ def test_a_server_that_hangs_is_given_up_and_tried_again(world: World) -> None:
 
 def test_a_server_without_pipelining_gets_everything(world: World) -> None:
     found = world.finish(world.launch(MAILS, pipelining=False))
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert sink(world) == (MAILS, 0)
     world.sink.set_script()
 
@@ -141,7 +142,7 @@ def test_cancel_stops_for_good_and_the_books_are_right(world: World) -> None:
     world.until_done(name, 0.2)
     story.cancel(world.services, name)
     found = world.finish(name)
-    accepted = found.counts.states["accepted"]
+    accepted = found.counts.of(MessageState.ACCEPTED)
     assert found.campaign.state is CampaignState.CANCELLED
     assert found.counts.states == {"accepted": accepted, "cancelled": 4_000 - accepted}
     assert sink(world) == (accepted, 0)
@@ -192,10 +193,10 @@ def test_a_later_launch_waits_and_starts_by_itself(world: World) -> None:
     world.sink.ask(reset=True, script={})
     path = world.folder / f"list-{MAILS}.csv"
     at = datetime.now(UTC) + timedelta(seconds=1.5)
-    name = story.launch(world.services, world.definition(), audience=path, at=at).name
+    name = launch(world.services, world.definition(), audience=path, at=at).name
     assert world.status(name).campaign.state is CampaignState.SCHEDULED
     found = world.finish(name)
-    assert found.counts.states == {"accepted": MAILS}
+    assert found.counts.states == {MessageState.ACCEPTED: MAILS}
     assert found.campaign.started_at is not None
     assert found.campaign.started_at >= at
 
@@ -221,12 +222,12 @@ def test_the_pace_is_kept_by_all_workers_together(world: World) -> None:
 def test_what_cannot_be_launched_says_why(world: World) -> None:
     path = world.folder / f"list-{MAILS}.csv"
     with pytest.raises(CampaignError, match="has passed"):
-        story.launch(
+        launch(
             world.services, world.definition(), audience=path, at=datetime(2020, 1, 1, tzinfo=UTC)
         )
     with pytest.raises(NotFoundError, match="no template nothing"):
-        story.launch(world.services, world.definition(template="nothing"), audience=path)
+        launch(world.services, world.definition(template="nothing"), audience=path)
     with pytest.raises(CampaignError, match="names no list"):
-        story.launch(world.services, world.definition())
+        launch(world.services, world.definition())
     with pytest.raises(NotFoundError, match="There is no campaign nobody"):
         story.status(world.services, "nobody")

@@ -37,7 +37,7 @@ from notifier.client import (
 )
 from notifier.domain import keys
 from notifier.instance.processes import LOOPBACK
-from notifier.instance.servers.catcher import SIMULATED
+from notifier.instance.servers.scripts import SIMULATED
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT

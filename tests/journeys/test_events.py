@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -40,8 +39,7 @@ def town() -> Iterator[World]:
     """A running system with its web server."""
     folder = Path(tempfile.mkdtemp(prefix="notifier-events-"))
     folder.chmod(0o711)
-    settings = replace(
-        Settings(),
+    settings = Settings(
         var=folder / "var",
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",

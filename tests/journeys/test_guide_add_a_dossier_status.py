@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def followed(settings: Settings, tmp_path: Path) -> Iterator[Services]:
     assert source is not None
     for path, text in {**FILES, source[1]: source[2]}.items():
         (project / path).write_text(text, encoding="utf-8")
-    made = Services(replace(settings, templates=project / "templates", sources=project / "sources"))
+    made = Services(settings.replace(templates=project / "templates", sources=project / "sources"))
     yield made
     made.close()
 

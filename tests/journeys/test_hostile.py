@@ -18,7 +18,7 @@ from sqlalchemy import text
 from notifier.domain import keys
 from notifier.services import Services
 from notifier.settings import Settings
-from notifier.web.api.operations import _CAMPAIGN, _MESSAGE_REQUEST, _SUPPRESSION, EVENT
+from notifier.web.api.models import CAMPAIGN, EVENT, MESSAGE_REQUEST, SUPPRESSION
 from notifier.web.api.problems import TITLES
 from tests.journeys.test_web import served
 
@@ -28,11 +28,12 @@ EVENTS, BATCH, MESSAGES = (
     "/api/v1/messages",
 )
 SUPPRESSIONS, CAMPAIGNS = "/api/v1/suppressions", "/api/v1/campaigns"
+NEW_CAMPAIGN = {"name": "tax-policy-2026-12", "definition": CAMPAIGN}
 BODIES: dict[str, Any] = {
     EVENTS: EVENT,
-    MESSAGES: _MESSAGE_REQUEST,
-    SUPPRESSIONS: _SUPPRESSION,
-    CAMPAIGNS: _CAMPAIGN,
+    MESSAGES: MESSAGE_REQUEST,
+    SUPPRESSIONS: SUPPRESSION,
+    CAMPAIGNS: NEW_CAMPAIGN,
 }
 PERSONAL = ("Ban Mai", "banmai.example", "0100109106", "evil@", "notifier_live_", "notifier_test_")
 WRONG: list[Any] = [None, True, 1.5, -1, 10**30, {}, {"$ne": None}, [], [[]], "", " ", "x" * 70_000]
@@ -229,7 +230,7 @@ def addresses() -> Iterator[Hostile]:
         "a\r\nb",
         "-",
     ):
-        yield Hostile(f"campaign {name!r}", CAMPAIGNS, {**_CAMPAIGN, "name": name})
+        yield Hostile(f"campaign {name!r}", CAMPAIGNS, {**NEW_CAMPAIGN, "name": name})
     for method, at in itertools.product(
         ("PUT", "PATCH", "DELETE"), (*BODIES, BATCH, "/api/v1/topics", "/api/openapi.json")
     ):
@@ -245,7 +246,7 @@ def addresses() -> Iterator[Hostile]:
     for value in ("x" * 201, "a b", "ch\xe0o", ""):
         for at, body in (
             (EVENTS, EVENT),
-            (MESSAGES, _MESSAGE_REQUEST),
+            (MESSAGES, MESSAGE_REQUEST),
             (BATCH, {"events": [EVENT]}),
         ):
             yield Hostile(
@@ -315,18 +316,18 @@ def test_hostile_requests_are_refused_and_nothing_of_them_is_kept(
         cases += [
             Hostile(name, at, body, headers=who, status=(status,)) for at, body in BODIES.items()
         ]
-    cases.append(Hostile("sandbox", CAMPAIGNS, _CAMPAIGN, headers=sandbox, status=(403,)))
+    cases.append(Hostile("sandbox", CAMPAIGNS, NEW_CAMPAIGN, headers=sandbox, status=(403,)))
     wrong: list[str] = []
     with served(settings) as site, Client(base_url=site, timeout=20) as client:
         mine = client.post(
-            MESSAGES, json=_MESSAGE_REQUEST, headers={**header, "Idempotency-Key": "once"}
+            MESSAGES, json=MESSAGE_REQUEST, headers={**header, "Idempotency-Key": "once"}
         ).json()["id"]
-        client.post(CAMPAIGNS, json={**_CAMPAIGN, "name": "mine"}, headers=header)
+        client.post(CAMPAIGNS, json={**NEW_CAMPAIGN, "name": "mine"}, headers=header)
         cases.append(
             Hostile(
                 "used",
                 MESSAGES,
-                {**_MESSAGE_REQUEST, "language": "en"},
+                {**MESSAGE_REQUEST, "language": "en"},
                 headers={"Idempotency-Key": "once"},
                 status=(409,),
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from fastapi.testclient import TestClient
@@ -14,14 +13,13 @@ from notifier.domain import keys
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
-from notifier.web.api.operations import EVENT
+from notifier.web.api.models import EVENT
 from notifier.web.app import create_app
 
 
 def test_the_id_of_a_request_reaches_the_log_of_the_worker(tmp_path: Path) -> None:
     tmp_path.chmod(0o711)
-    settings = replace(
-        Settings(),
+    settings = Settings(
         var=tmp_path / "var",
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",

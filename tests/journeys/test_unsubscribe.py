@@ -1,10 +1,9 @@
-"""From the link in a mail to a choice that holds: RFC 8058's one click, the page of topics, one confirmation."""
+"""From the link in a mail to a choice that holds: one click (RFC 8058), topics, confirmation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -34,7 +33,9 @@ def address(services: Services) -> int:
     with services.session() as session:
         number = addresses.id_of(session, "ketoan@example.test")
         session.execute(
-            text("""WITH t AS (INSERT INTO taxpayer (tax_code, name, language) VALUES ('0100109106', 'Công ty Ví Dụ', 'vi') RETURNING id)
+            text("""WITH t AS (
+                      INSERT INTO taxpayer (tax_code, name, language)
+                      VALUES ('0100109106', 'Công ty Ví Dụ', 'vi') RETURNING id)
                     INSERT INTO taxpayer_address SELECT t.id, :number, now(), now() FROM t"""),
             {"number": number},
         )
@@ -103,7 +104,7 @@ def test_a_bad_token_gets_200_on_one_click_and_a_clear_page_otherwise(
 def test_a_token_of_another_key_is_worth_nothing(
     client: TestClient, services: Services, settings: Settings, address: int
 ) -> None:
-    other = Services(replace(settings, secret_key="other-" * 10))
+    other = Services(settings.replace(secret_key="other-" * 10))
     assert post(client, other.signer.token(address, "tax-policy")).status_code == 200
     assert stopped(services, address) == {}
 
@@ -147,6 +148,26 @@ def test_who_bounced_cannot_subscribe_again_by_link(
     assert stopped(services, address) == {"*": "hard_bounce"}
 
 
+def test_a_topic_that_stays_stopped_says_every_reason(
+    client: TestClient, services: Services, address: int
+) -> None:
+    token = services.signer.token(address, "debt-notice")
+    for topic, reason in (("*", "hard_bounce"), ("tax-policy", "manual")):
+        with services.session() as session:
+            suppression.suppress(
+                session, address, topic, reason=reason, source="test", now=services.clock()
+            )
+    page = client.post(f"/u/{token}/chu-de?lang=en", data={"topic": "tax-policy"}).text
+    assert (
+        "because the receiving system said that this address takes no mail, "
+        "and because the tax office has stopped mail to this address; to receive it again" in page
+    )
+    assert "is still sent" not in page, "what bounced is not sent, whatever the law demands"
+    page = client.post(f"/u/{token}/chu-de", data={"topic": "tax-policy"}).text
+    assert "không nhận được thư; và vì cơ quan thuế đã ngừng gửi" in page
+    assert "vẫn được gửi" not in page
+
+
 def test_twenty_clicks_at_once_are_one_change_and_one_confirmation(
     client: TestClient, services: Services, address: int
 ) -> None:
@@ -158,11 +179,11 @@ def test_twenty_clicks_at_once_are_one_change_and_one_confirmation(
     assert confirmations(services) == 1
 
 
-def test_the_database_being_away_is_the_only_503(
+def test_an_unavailable_database_is_the_only_503(
     settings: Settings, services: Services, address: int
 ) -> None:
     token = services.signer.token(address, "tax-policy")
-    away = Services(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none"))
+    away = Services(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none"))
     with TestClient(create_app(away), raise_server_exceptions=False) as client:
         answer = post(client, token)
     assert answer.status_code == 503
@@ -207,7 +228,8 @@ def test_a_mail_in_doubt_is_never_called_a_fake(
     with services.session() as session:
         message = session.scalar(
             text(
-                "UPDATE message SET state = 'in_doubt', doubts = 1, settled_at = now() RETURNING id::text"
+                "UPDATE message SET state = 'in_doubt', doubts = 1, settled_at = now()"
+                " RETURNING id::text"
             )
         )
     page = client.post("/kiem-tra", data={"code": message}).text
@@ -235,7 +257,7 @@ def test_a_first_confirmation_that_fails_leaves_no_trace(
 
 def test_no_inbox_beside_a_server_that_delivers(settings: Settings, services: Services) -> None:
     (settings.var / "mail").mkdir(exist_ok=True)
-    real = Services(replace(settings, smtp_url="smtp://relay.example.test:25"))
+    real = Services(settings.replace(smtp_url="smtp://relay.example.test:25"))
     with TestClient(create_app(real)) as client:
         assert client.get("/inbox").status_code == 404
     with TestClient(create_app(services)) as client:

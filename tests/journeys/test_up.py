@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import pytest
 
 from notifier.instance.processes import LOOPBACK, kept_port
 from notifier.instance.servers.catcher import Catcher
+from notifier.instance.supervisor import make_private
 from notifier.testing import ROOT
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -153,12 +155,15 @@ def test_a_taken_port_and_a_second_start_are_one_sentence(
 ) -> None:
     first = start("--port", str(port))
     until(lambda: healthy(port))
+    note = (var / "instance.json").read_text()
     second = start("--port", str(kept_port(var.parent / "other")))
     _, said = second.communicate(timeout=20)
     assert second.returncode == 3
     assert "Another notifier is running in" in said
     assert "Traceback" not in said
     assert healthy(port)
+    # By it the commands in other terminals still find the first one.
+    assert (var / "instance.json").read_text() == note
     elsewhere = start("--port", str(port), NOTIFIER_VAR=str(var.parent / "elsewhere"))
     _, said = elsewhere.communicate(timeout=20)
     assert elsewhere.returncode == 3
@@ -229,3 +234,101 @@ def test_without_web_nothing_listens(start: Start, port: int, var: Path) -> None
     until(instance.exists)
     until(lambda: any("deliver.campaign" in " ".join(words(each)) for each in family(process)))
     assert healthy(port) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("postgres", "-D"), ("valkey-server", "valkey.conf"), ("web", "--port")],
+)
+def test_what_dies_of_its_own_start_is_started_again(
+    start: Start, port: int, name: str, beside: str
+) -> None:
+    process = start("--port", str(port))
+    killed: list[psutil.Process] = []
+
+    def kill_first() -> bool:
+        for each in psutil.Process(process.pid).children():
+            called = [Path(word).name for word in words(each)[:5]]
+            if name in called and beside in called:
+                each.kill()
+                killed.append(each)
+                return True
+        return False
+
+    until(kill_first)
+    assert healthy(port) is None
+    until(lambda: healthy(port) == {"database": "ok", "broker": "ok", "smtp": "ok"})
+    assert process.poll() is None
+    assert not killed[0].is_running()
+
+
+def test_a_web_server_that_cannot_start_is_one_sentence(
+    start: Start, port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise SystemExit('uvicorn is broken')")
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    process = start("--port", str(port), PYTHONPATH=path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "The web server did not start. Its last words:" in said
+    assert "uvicorn is broken" in said
+    assert "Traceback" not in said
+
+
+def test_what_it_keeps_is_its_owners_alone(start: Start, port: int, var: Path) -> None:
+    # As an earlier version left it.
+    var.mkdir(mode=0o755)
+    (var / "lock").touch()
+    process = start("--port", str(port))
+    until(lambda: healthy(port))
+    assert stat.S_IMODE(var.stat().st_mode) == 0o700
+    kept = [path for path in var.rglob("*") if path.name != "lock"]
+    assert {"secret", "instance.json", "web.log", "metrics", "valkey.conf"} <= {
+        path.name for path in kept
+    }
+    assert [path for path in kept if stat.S_IMODE(path.lstat().st_mode) & 0o077] == []
+    process.terminate()
+    assert process.wait(15) == 0
+
+
+def test_the_screen_shows_no_banner_and_beat_keeps_no_pickle(
+    start: Start, port: int, var: Path
+) -> None:
+    process = start("--port", str(port))
+    until(lambda: healthy(port))
+    until(lambda: left_behind(var) or all_parts_talk(process))
+    process.terminate()
+    _, said = process.communicate(timeout=15)
+    logs = "".join(path.read_text() for path in (var / "logs").iterdir())
+    for text in (said, logs):
+        for banner in ("superuser", "celery@", "tasks]", "is starting", "scheduler ->"):
+            assert banner not in text
+    assert "Ready. Ctrl-C stops it." in said
+    # A file of beat's schedule would be pickle, which runs what whoever wrote it wants.
+    assert left_behind(var) == []
+
+
+def left_behind(var: Path) -> list[str]:
+    return [path.name for path in var.rglob("*") if "schedule" in path.name]
+
+
+def all_parts_talk(process: subprocess.Popen[str]) -> bool:
+    """Say whether each worker has its children and beat runs: what would be said, was."""
+    workers = [each for each in psutil.Process(process.pid).children() if "worker" in words(each)]
+    return sum(bool(each.children()) for each in workers) >= 2
+
+
+def test_a_folder_that_others_use_keeps_its_rights(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "lock").touch()
+    make_private(shared)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+    full = tmp_path / "full"
+    full.mkdir(mode=0o755)
+    (full / "of-somebody").touch()
+    make_private(full)
+    assert stat.S_IMODE(full.stat().st_mode) == 0o755
+    make_private(tmp_path / "new" / "var")
+    assert stat.S_IMODE((tmp_path / "new" / "var").stat().st_mode) == 0o700

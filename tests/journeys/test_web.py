@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from html import unescape
@@ -122,7 +121,7 @@ def test_the_other_language_of_an_error_page_is_a_page(
     client: TestClient, settings: Settings, token: str, query: str
 ) -> None:
     away = TestClient(
-        create_app(Services(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none")))
+        create_app(Services(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none")))
     )
     path = f"/u/{quote(token, safe='')}"
     good = f"/u/{Services(settings).signer.token(1, 'tax-policy')}"
@@ -277,8 +276,7 @@ def test_health_answers_although_no_server_does(services: Services) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at = f"127.0.0.1:{silent.getsockname()[1]}"
         hung = Services(
-            replace(
-                services.settings,
+            services.settings.replace(
                 database_url=f"postgresql://nobody@{at}/none",
                 broker_url=f"redis://{at}/0",
             )
@@ -338,7 +336,7 @@ def test_clients_of_a_trusted_proxy_are_counted_one_by_one(
     settings: Settings, trusted: str, last: list[int]
 ) -> None:
     found = Settings.from_env({"NOTIFIER_TRUSTED_PROXIES": trusted}).trusted_proxies
-    with served(replace(settings, trusted_proxies=found)) as site, Client(base_url=site) as client:
+    with served(settings.replace(trusted_proxies=found)) as site, Client(base_url=site) as client:
         # The limit is kept by the minute of the clock.
         time.sleep(max(0.0, 62 - time.time() % 60) if time.time() % 60 > 50 else 0.0)
 

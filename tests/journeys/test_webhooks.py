@@ -1,4 +1,7 @@
-"""From a system's request to what it is told, through real workers: a receiver that hangs holds up nobody, and nothing is forgotten."""
+"""From a system's request to its notification, through real workers: nothing is forgotten.
+
+A receiver that hangs holds up nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,7 @@ def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: W
             str(ask(world.services, second, f"b{number}@example.test")) for number in range(60)
         }
         world.until(lambda: delivered(world, "is-well") == len(wanted))
-        assert time.monotonic() - began < 8, "it was told while the other one still hung"
+        assert time.monotonic() - began < 8, "it was notified while the other one still hung"
         assert len(hanging.requests) == 1
         secret = keys.webhook_secret(world.services.settings.require_secret(), second)
         found = [each.verified(secret) for each in well.requests]
@@ -63,15 +65,15 @@ def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: W
         world.until(lambda: delivered(world, "hangs") == 30)
 
 
-def test_a_message_is_told_of_in_order(world: World) -> None:
+def test_the_events_of_a_message_come_in_order(world: World) -> None:
     with Receiver() as receiver:
         receiver.answer = lambda _: 500 if len(receiver.requests) == 1 else 200
         number = ask(
             world.services, add_key(world.services, "in-order", receiver.url), "defer@simulate.test"
         )
         world.until(lambda: delivered(world, "in-order") == 3)
-        told = [(each.kind, each.event["data"]["attempts"]) for each in receiver.requests]
-        assert told == [
+        notified = [(each.kind, each.event["data"]["attempts"]) for each in receiver.requests]
+        assert notified == [
             ("message.deferred", 1),
             ("message.deferred", 1),
             ("message.deferred", 2),
@@ -104,7 +106,7 @@ def test_a_worker_that_is_killed_forgets_nothing(world: World) -> None:
         assert {each.event["data"]["message_id"] for each in receiver.requests} == wanted
         assert len(set(ids)) == len(wanted)
         assert len(ids) - len(set(ids)) <= 40, (
-            "only what was on its way is told twice, under the same id"
+            "only what was on its way comes twice, under the same id"
         )
 
 
@@ -117,7 +119,7 @@ def run(world: World, *arguments: str) -> Result:
     )
 
 
-def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
+def test_an_operator_sets_looks_replays_and_removes(world: World) -> None:
     with Receiver(lambda _: 410) as receiver:
         key_id = add_key(world.services, "operated", None)
         assert run(world, "set", "operated", receiver.url).exit_code == 0
@@ -140,7 +142,8 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         assert "has no webhook" in str(refused)
         receiver.answer = lambda _: 200
         run(world, "set", "operated", receiver.url)
-        assert "1 events are told again" in run(world, "replay", "operated", "--set-aside").stdout
+        again = run(world, "replay", "operated", "--dead-letter")
+        assert "1 events are posted again" in again.stdout
         world.until(lambda: delivered(world, "operated") == 1)
         assert run(world, "replay", "operated", "--since", "2020-01-01").exit_code == 0
         world.until(lambda: len(receiver.requests) == 3)
@@ -160,12 +163,13 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         (("secret", "nobody"), "no key named nobody"),
         (("list", "nobody"), "no key named nobody"),
         (("replay", "nobody"), "no key named nobody"),
+        (("replay", "nobody", "--dead-letter", "--since", "2026-01-01"), "exclude each other"),
         (("replay", "nobody", "--set-aside", "--since", "2026-01-01"), "exclude each other"),
         (("remove", "nobody"), "no key named nobody"),
     ],
 )
 def test_a_mistake_is_one_sentence(world: World, arguments: tuple[str, ...], words: str) -> None:
-    environment = replace(world.instance.settings, webhooks_private=False).to_env()
+    environment = world.instance.settings.replace(webhooks_private=False).to_env()
     found = CliRunner().invoke(cli.app, ["webhook", *arguments], env=environment).exception
     assert isinstance(found, NotifierError)
     assert words in str(found)

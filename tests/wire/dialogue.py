@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
+from notifier.channel import Connection, Fate, Go, Outgoing, Verdict
 from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
-from notifier.smtp.connection import Connection, Outgoing, connect
-from notifier.smtp.verdicts import Fate, Verdict
+from notifier.smtp.connection import connect
 
 TIMEOUT = 20.0
 
@@ -25,6 +25,7 @@ class Notes:
     pulled: int = 0
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     ends: list[Verdict | None] = field(default_factory=list)
+    answers: dict[int, list[Go]] = field(default_factory=dict)
     idles: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -35,9 +36,17 @@ class Notes:
         position, self.pulled = self.pulled, self.pulled + 1
         return Outgoing(
             position,
-            f"MAIL FROM:<b@notices.example.test>\r\nRCPT TO:<{self.recipients[position]}>\r\n".encode(),
-            f"Message-ID: {self.message_id(position)}\r\nSubject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
+            "b@notices.example.test",
+            self.recipients[position],
+            f"Message-ID: {self.message_id(position)}\r\n"
+            f"Subject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
         )
+
+    def may_go(self, message: Outgoing) -> Go:
+        """Answer as `answers` says, and let all others go."""
+        assert message.position < self.pulled
+        waiting = self.answers.get(message.position)
+        return waiting.pop(0) if waiting else Go.NOW
 
     def message_id(self, position: int) -> str:
         """Return the Message-ID of a message."""
@@ -78,7 +87,10 @@ class Notes:
 async def drive(
     notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1"
 ) -> Connection:
-    """Send what `notes` hands out over one connection, until it is idle or gone; every message pulled has a verdict then."""
+    """Send what `notes` hands out over one connection, until it is idle or gone.
+
+    Every message that was pulled has a verdict then.
+    """
     connection = await connect(
         SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit
     )
@@ -89,8 +101,7 @@ async def drive(
 async def drive_connection(notes: Notes, connection: Connection) -> None:
     """Send over `connection`, asking for timeouts as a sender does."""
     loop = asyncio.get_running_loop()
-    connection.source = notes
-    connection.kick()
+    connection.send(notes)
     async with asyncio.timeout(TIMEOUT):
         while not notes.over.is_set():
             try:
@@ -105,9 +116,10 @@ async def drive_connection(notes: Notes, connection: Connection) -> None:
 def send(
     catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0
 ) -> Notes:
-    """Send to `recipients` over one connection to `catcher`, close it, and check what must hold whatever the server did.
+    """Send to `recipients` over one connection to `catcher`, close it, and check what must hold.
 
-    A message is stored at the server if it was accepted, and only if it was accepted or its fate is unknown.
+    Whatever the server did, a message is stored there if it was accepted, and only if it was
+    accepted or its fate is unknown.
     """
 
     async def main() -> Notes:
@@ -138,7 +150,10 @@ async def with_server(
     host: str = "127.0.0.1",
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Run `client` against a server whose every connection is `answer`ed, and let the server hear the end of it."""
+    """Run `client` against a server whose every connection is `answer`ed.
+
+    The server hears the end of it.
+    """
     talks: list[asyncio.Task[None]] = []
 
     def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The catcher keeps what it was sent, byte for byte, within bounds, and finds it again after a kill."""
+"""The catcher keeps what it was sent, byte for byte and bounded, and finds it after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From `notifier dkim create` to the mail that arrives: what comes over the wire is signed as DNS says."""
+"""From `notifier dkim create` to the mail that arrives: what comes is signed as DNS says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from notifier import cli
 from notifier.cli.demo import write_list
 from notifier.domain.campaign_files import load_definition
 from notifier.errors import CampaignError, SettingsError
-from notifier.flows import control as story
 from notifier.flows import proofs as proof
+from notifier.flows.launch import launch
 from notifier.instance.servers.catcher import Catcher
 from notifier.instance.servers.mailbox import Mailbox
 from notifier.rendering.dkim import DkimSigner
@@ -43,7 +43,7 @@ def signing(settings: Settings) -> Settings:
 @pytest.fixture
 def world(signing: Settings, tmp_path: Path) -> Iterator[World]:
     with Catcher(folder=tmp_path / "mail") as server:
-        made = World(Services(replace(signing, smtp_url=server.url)), server, tmp_path)
+        made = World(Services(signing.replace(smtp_url=server.url)), server, tmp_path)
         yield made
         made.sender.close()
         made.services.close()
@@ -93,7 +93,7 @@ def test_a_sender_of_another_domain_is_refused_before_anything_leaves(world: Wor
         CampaignError,
         match=r"signed for notices\.example\.test, which .* thue@other\.example\.test does not belong",
     ):
-        story.launch(world.services, elsewhere, audience=path)
+        launch(world.services, elsewhere, audience=path)
 
 
 def test_a_key_keeps_its_name(signing: Settings) -> None:

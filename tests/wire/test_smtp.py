@@ -1,4 +1,7 @@
-"""One SMTP connection against a server that misbehaves in every way we know: no message is lost, doubled or left without a verdict."""
+"""One SMTP connection against a server that misbehaves in every way we know.
+
+No message is lost, doubled or left without a verdict.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from collections.abc import Iterator
 import aiosmtplib
 import pytest
 
+from notifier.channel import Fate, Go
 from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
 from notifier.smtp.connection import PipelinedConnection, PlainConnection, connect
-from notifier.smtp.verdicts import Fate
 from tests.wire.dialogue import Notes, drive, send
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
@@ -160,15 +163,116 @@ def test_close_before_the_dot_is_no_attempt(sink: Catcher, pipelining: bool, sta
 
 
 @pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
-def test_421_slows_the_route_and_ends_the_connection(
-    sink: Catcher, pipelining: bool, stage: str
+@pytest.mark.parametrize("code", ["421 4.7.0", "452 4.5.3"])
+def test_enough_after_successes_ends_the_connection_and_nothing_else(
+    sink: Catcher, pipelining: bool, stage: str, code: str
 ) -> None:
-    sink.set_script(pipelining=pipelining, every=3, **{stage: "421 4.7.0 closing, come back later"})
+    sink.set_script(pipelining=pipelining, every=3, **{stage: f"{code} that is enough"})
     notes = send(sink, GOOD)
     assert notes.fates[:3] == [A, A, L]
-    assert notes.verdicts[2].slow_route
-    assert all(notes.verdicts[n].unsent for n in range(3, notes.pulled))
+    late = [notes.verdicts[n] for n in range(2, notes.pulled) if notes.fates[n] is not A]
+    assert all(verdict.unsent and not verdict.slow_route for verdict in late)
     assert len(notes.ends) == 1
+    # What was on its way to a server that closed nothing may still have been taken.
+    assert notes.pulled <= 4
+
+
+@pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
+def test_421_to_the_first_message_slows_the_route_and_is_no_attempt(
+    sink: Catcher, pipelining: bool, stage: str
+) -> None:
+    sink.set_script(pipelining=pipelining, **{stage: "421 4.7.0 closing, come back later"})
+    notes = send(sink, GOOD)
+    assert notes.fates[0] is L
+    assert notes.verdicts[0].slow_route
+    assert all(notes.verdicts[n].unsent for n in range(notes.pulled))
+    assert len(notes.ends) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@b.test>\r\nRCPT TO:<c@d.test",
+        "a b@c.test",
+        "a@b.test\n",
+        "<a@b.test>",
+        "nguyễn@example.test",
+        "a" * 65 + "@example.test",
+        "nobody",
+        "a@b>c.test",
+        "",
+    ],
+    ids=repr,
+)
+def test_an_address_that_does_not_belong_in_a_command_is_not_sent(
+    sink: Catcher, pipelining: bool, address: str
+) -> None:
+    sink.set_script(pipelining=pipelining)
+    notes = send(sink, [GOOD[0], address, GOOD[1]])
+    assert notes.fates == [A, R, A]
+    assert not notes.verdicts[1].dead_address
+    assert sink.ask()["received"] == 2
+
+
+def test_a_text_waits_until_its_source_lets_it_go(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+
+    async def main() -> None:
+        notes = Notes(GOOD, answers={3: [Go.WAIT, Go.WAIT, Go.NOW]})
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
+        connection.send(notes)
+        for waits in (2, 1):
+            async with asyncio.timeout(5):
+                while len(notes.answers[3]) != waits:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert (notes.fates[:3], notes.fates[3]) == ([A] * 3, None)
+            assert sink.ask()["received"] == 3
+            connection.resume()
+        async with asyncio.timeout(5):
+            await notes.over.wait()
+        assert notes.fates == [A] * 10
+        connection.close()
+
+    asyncio.run(main())
+
+
+def test_a_text_that_is_withdrawn_never_reaches_the_server(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+    notes = Notes(GOOD, answers={3: [Go.NEVER]})
+
+    async def main() -> None:
+        await drive(notes, sink.port)
+
+    asyncio.run(main())
+    assert notes.fates == [A, A, A, L]
+    assert notes.verdicts[3].unsent
+    assert notes.ends == [None]
+    assert sink.ask()["received"] == 3
+
+
+def test_closing_while_a_text_waits_sends_it_to_nobody(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+
+    async def main() -> None:
+        notes = Notes(GOOD, answers={1: [Go.WAIT] * 100})
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
+        connection.send(notes)
+        async with asyncio.timeout(5):
+            while len(notes.answers[1]) == 100:
+                await asyncio.sleep(0.01)
+            connection.close()
+            while None in notes.fates:
+                await asyncio.sleep(0.01)
+        assert notes.fates == [A, L]
+        assert notes.verdicts[1].unsent
+        assert sink.ask()["received"] == 1
+
+    asyncio.run(main())
 
 
 def test_server_that_closes_after_some_messages_loses_none(sink: Catcher, pipelining: bool) -> None:
@@ -223,8 +327,7 @@ def test_idle_connection_takes_more_later(sink: Catcher, pipelining: bool) -> No
         first = Notes(GOOD[:3])
         connection = await drive(first, sink.port)
         second = Notes(["bounce@simulate.test", *GOOD[:2]])
-        connection.source = second
-        connection.kick()
+        connection.send(second)
         async with asyncio.timeout(5):
             await second.over.wait()
         assert (first.fates, second.fates) == ([A] * 3, [R, A, A])
@@ -241,8 +344,7 @@ def test_closing_in_the_middle_reports_what_was_under_way(sink: Catcher, pipelin
         connection = await connect(
             SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=30, limit=0
         )
-        connection.source = notes
-        connection.kick()
+        connection.send(notes)
         async with asyncio.timeout(5):
             while notes.pulled < 2 or notes.fates[0] is None:
                 await asyncio.sleep(0.01)

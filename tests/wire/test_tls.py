@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from notifier.channel import Fate
 from notifier.settings import SmtpServer
 from notifier.smtp.connection import PipelinedConnection, connect
-from notifier.smtp.verdicts import Fate, Stage, judge_failure
+from notifier.smtp.verdicts import Stage, judge_failure
 from tests.wire.dialogue import Notes, drive_connection, with_server
 from tests.wire.test_replies import Server
 
@@ -103,7 +104,7 @@ def test_password_is_not_sent_where_encryption_is_not_offered() -> None:
     server = Server({}, offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n")
 
     async def client(port: int) -> None:
-        # Not one of the loopback names, so this is a server beyond this machine as far as the rule goes.
+        # Not one of the loopback names, so the rule takes it for a server beyond this machine.
         relay = SmtpServer("127.0.0.2", port, username="office", password="secret")
         with pytest.raises((aiosmtplib.SMTPException, OSError)):
             await connect(relay, hostname="n.test", timeout=5, limit=0)

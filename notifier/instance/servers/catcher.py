@@ -1,7 +1,9 @@
-"""An SMTP server that keeps mail instead of delivering it: the demo's inbox, the benchmark's sink, and in tests a server that misbehaves.
+"""An SMTP server that keeps mail instead of delivering it.
 
-It answers like a real server, with PIPELINING. At `simulate.test` the recipient's name selects the outcome (`SIMULATED`); a `Script`
-selects it for everybody. What it accepted is counted by Message-ID, so that a test can tell lost from doubled mail at the sink.
+It is the demo's inbox, the benchmark's sink, and in tests a server that misbehaves. It answers
+like a real server, with PIPELINING. At `simulate.test` the recipient's name selects the outcome
+(`SIMULATED`); a `Script` selects it for everybody. What it accepted is counted by Message-ID, so
+that a test can tell lost from doubled mail at the sink.
 """
 
 from __future__ import annotations
@@ -11,14 +13,12 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -26,84 +26,10 @@ import uvloop
 
 from notifier.instance.processes import LOOPBACK, Server, kept_port, spawn, wait_for_port
 from notifier.instance.servers.mailbox import MailboxWriter
+from notifier.instance.servers.scripts import SIMULATED, Script, State
 
-SIMULATED = {
-    "bounce": (550, "5.1.1 no such user here"),
-    "full": (452, "4.2.2 mailbox full"),
-    "block": (550, "5.7.1 blocked by policy"),
-    "busy": (450, "4.2.1 mailbox busy"),
-}
 _DEFERRALS = 2
 _MAX_LINE = 8192
-
-
-@dataclass(slots=True)
-class Script:
-    """How the server misbehaves. A `*_reply` such as "421 4.7.0 later" is given instead of the good one.
-
-    `at_dot` is what happens after the final dot: "" (accept), "drop" (close without a word, mail not kept), "keep-drop" (mail kept, then
-    close without a word), "hang", or a reply. It strikes every `every`-th message, of those the part `share` (0 to 1), and of those the
-    `first` so many (0: all).
-    """
-
-    greeting: str = ""
-    mail_reply: str = ""
-    rcpt_reply: str = ""
-    data_reply: str = ""
-    at_dot: str = ""
-    hang_at: str = ""  # "greeting", "mail", "rcpt", "data"
-    close_at: str = ""  # "greeting", "ehlo", "mail", "rcpt", "data"
-    close_after: int = 0  # close politely after so many messages of a connection
-    share: float = 1.0
-    every: int = 1
-    first: int = 0
-    delay_ms: float = 0.0
-    pipelining: bool = True
-    accept_data_anyway: bool = False  # 354 although no recipient was taken
-    limit_connections: int = 0
-
-
-@dataclass(slots=True)
-class State:
-    """What the server has seen."""
-
-    script: Script = field(default_factory=Script)
-    received: int = 0
-    ids: Counter[bytes] = field(default_factory=Counter)
-    begun: int = 0
-    struck: int = 0
-    connections: int = 0
-    most_connections: int = 0
-    deferred: Counter[bytes] = field(default_factory=Counter)
-    random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - repeatable misbehaviour, not security
-
-    def strikes(self) -> bool:
-        """Decide whether the script strikes this message."""
-        script = self.script
-        self.begun += 1
-        if self.begun % script.every:
-            return False
-        if script.first and self.struck >= script.first:
-            return False
-        if script.share < 1.0 and self.random.random() >= script.share:
-            return False
-        self.struck += 1
-        return True
-
-    def to_json(self, *, ids: bool = False) -> dict[str, Any]:
-        """Return what the control port answers."""
-        value: dict[str, Any] = {
-            "received": self.received,
-            "distinct": len(self.ids),
-            "duplicates": self.received - len(self.ids),
-            "connections": self.connections,
-            "most_connections": self.most_connections,
-        }
-        if ids:
-            value["message_ids"] = {
-                key.decode("ascii", "replace"): number for key, number in self.ids.items()
-            }
-        return value
 
 
 class Session(asyncio.Protocol):
@@ -115,6 +41,7 @@ class Session(asyncio.Protocol):
         self.writer = writer
         self.buffer = b""
         self.in_data = False
+        self.in_mail = False
         self.mail_from = b""
         self.rcpt_to = b""
         self.messages = 0
@@ -215,10 +142,19 @@ class Session(asyncio.Protocol):
         if verb == b"MAIL":
             self.mail_from, self.rcpt_to = line[line.find(b"<") + 1 : line.find(b">")], b""
             self.strike = self.state.strikes()
-            if not self._scripted("mail", script.mail_reply):
+            if script.enough_after and self.messages >= script.enough_after:
+                self.in_mail = False
+                self._say(script.enough_reply.encode())
+                if script.enough_reply.startswith("421"):
+                    self._close()
+                return
+            self.in_mail = not self._scripted("mail", script.mail_reply)
+            if self.in_mail:
                 self._say(b"250 2.1.0 Ok")
         elif verb == b"RCPT":
-            if not self._scripted("rcpt", script.rcpt_reply):
+            if not self.in_mail:
+                self._say(b"503 5.5.1 need MAIL first")
+            elif not self._scripted("rcpt", script.rcpt_reply):
                 self._recipient(line[line.find(b"<") + 1 : line.find(b">")])
         elif verb == b"DATA":
             if self._scripted("data", script.data_reply):
@@ -372,7 +308,10 @@ class Catcher(Server):
     def __init__(
         self, *, folder: Path | None = None, state: Path | None = None, script: Script | None = None
     ) -> None:
-        """Keep mail in `folder`, or only count it when there is none; keep the same port in the folder `state`."""
+        """Keep mail in `folder`, or only count it when there is none.
+
+        The folder `state` keeps the port, so that a restarted server has the same one.
+        """
         super().__init__()
         self.folder = folder
         self._state = state
@@ -410,7 +349,10 @@ class Catcher(Server):
         return self
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request to the control port and return the answer: {received, distinct, duplicates, connections, most_connections[, message_ids]}."""
+        """Send a request to the control port and return the answer.
+
+        {received, distinct, duplicates, connections, most_connections[, message_ids]}.
+        """
         with socket.create_connection((LOOPBACK, self._control), timeout=10) as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
@@ -440,8 +382,9 @@ def main() -> None:
     parser.add_argument("--control", type=int, default=0)
     parser.add_argument("--script", default="{}")
     arguments = parser.parse_args()
-    # It shares the machine with those who send to it: a mail that arrives must not take the processor from them, or each of the two
-    # starts with cold caches, mail after mail (12 % of a campaign's speed on two cores).
+    # It shares the machine with those who send to it: a mail that arrives must not take the
+    # processor from them, or each of the two starts with cold caches, mail after mail (12 % of a
+    # campaign's speed on two cores).
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     uvloop.run(
         serve(

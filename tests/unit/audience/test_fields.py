@@ -1,9 +1,13 @@
-"""Cells as values: what is repaired, what is refused, and that nothing is taken for something else."""
+"""Cells as values.
+
+What is repaired, what is refused, and that nothing is taken for something else.
+"""
 
 from __future__ import annotations
 
 import random
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -17,18 +21,25 @@ from notifier.invented import tax_code as invented_code
 from notifier.rendering.catalogue import Field
 
 FIELD = Field("x", "text", {"vi": "x", "en": "x"}, max_length=50)
+MONEY, WHOLE, DAY, MOMENT = (
+    replace(FIELD, type=each) for each in ("money", "integer", "date", "datetime")
+)
+OVERPAID = replace(MONEY, minimum=-fields.MAX_MONEY)
 DIGITS = st.text("0123456789", min_size=10, max_size=10)
 
 
 def refused(code: str) -> pytest.RaisesExc[CellError]:
-    """Expect an error that a person can act on: a stable code, and a sentence in each language that ends."""
+    """Expect an error that a person can act on.
+
+    A stable code, and a sentence in each language that ends.
+    """
     return pytest.RaisesExc(
         CellError,
         check=lambda error: error.code == code and error.vi[-1] in ".?)" and error.en[-1] in ".?)",
     )
 
 
-# --- text --------------------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,7 +79,7 @@ def test_a_text_that_is_too_long_says_by_how_much() -> None:
     assert "50" in caught.value.vi
 
 
-# --- tax codes ---------------------------------------------------------------------------------------------------------------------
+# --- tax codes ------------------------------------------------------------------------------------
 
 
 @given(DIGITS)
@@ -169,7 +180,7 @@ def test_personal_numbers_are_masked_however_they_are_spaced(value: str, shown: 
     assert fields.masked(value) == shown
 
 
-# --- addresses ---------------------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -301,7 +312,7 @@ def test_whatever_the_cell_a_good_address_is_safe_in_a_mail(cell: str) -> None:
         assert fields.addresses(address) == ([address], [])
 
 
-# --- money -------------------------------------------------------------------------------------------------------------------------
+# --- money ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, fields.MAX_MONEY))
@@ -333,7 +344,7 @@ def test_an_amount_survives_every_usual_spelling(amount: int) -> None:
     spellings += [f"{amount}.0", f"{amount},00"]
     if amount < 2**53:
         spellings.append(float(amount))
-    assert {fields.money(each, FIELD) for each in spellings} == {amount}
+    assert {fields.money(each, MONEY) for each in spellings} == {amount}
 
 
 @given(st.integers(1, 10**14))
@@ -351,7 +362,8 @@ def test_a_negative_amount_is_never_taken_as_positive(amount: int) -> None:
         f"(-{dotted})",
     ):
         with refused("money-negative"):
-            fields.money(cell, FIELD)
+            fields.money(cell, MONEY)
+        assert fields.money(cell, OVERPAID) == -amount
 
 
 @pytest.mark.parametrize(
@@ -371,7 +383,7 @@ def test_a_negative_amount_is_never_taken_as_positive(amount: int) -> None:
 )
 def test_a_fraction_of_a_dong_is_refused(cell: object) -> None:
     with refused("money-fraction"):
-        fields.money(cell, FIELD)
+        fields.money(cell, MONEY)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +412,7 @@ def test_a_fraction_of_a_dong_is_refused(cell: object) -> None:
 )
 def test_what_is_no_amount_is_refused(cell: object) -> None:
     with refused("money"):
-        fields.money(cell, FIELD)
+        fields.money(cell, MONEY)
 
 
 @pytest.mark.parametrize(
@@ -408,23 +420,23 @@ def test_what_is_no_amount_is_refused(cell: object) -> None:
 )
 def test_the_noise_of_formulas_is_no_fraction(cell: float) -> None:
     assert not cell.is_integer()
-    assert fields.money(cell, FIELD) == round(cell)
+    assert fields.money(cell, MONEY) == round(cell)
     with refused("money-fraction"):
-        fields.money(cell + 0.01, FIELD)
+        fields.money(cell + 0.01, MONEY)
 
 
 def test_an_amount_beyond_all_sense_is_refused() -> None:
     for cell in (fields.MAX_MONEY + 1, float(10**17), "9" * 18):
         with refused("money-range"):
-            fields.money(cell, FIELD)
+            fields.money(cell, MONEY)
 
 
 def test_a_blank_amount_is_none() -> None:
-    assert fields.money("", FIELD) is None
-    assert fields.money(None, FIELD) is None
+    assert fields.money("", MONEY) is None
+    assert fields.money(None, MONEY) is None
 
 
-# --- numbers, dates, moments, languages ----------------------------------------------------------------------------------------------
+# --- numbers, dates, moments, languages -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -439,13 +451,13 @@ def test_a_blank_amount_is_none() -> None:
     ],
 )
 def test_whole_numbers(cell: object, number: int | None) -> None:
-    assert fields.integer(cell, FIELD) == number
+    assert fields.integer(cell, WHOLE) == number
 
 
 @pytest.mark.parametrize("cell", ["1_000", "9" * 19, "2.5", 2.5, "năm", "٢"])
 def test_what_is_no_whole_number_is_refused(cell: object) -> None:
     with refused("integer"):
-        fields.integer(cell, FIELD)
+        fields.integer(cell, WHOLE)
 
 
 @given(st.dates(date(1900, 1, 1), date(2200, 1, 1)))
@@ -460,7 +472,7 @@ def test_a_day_survives_every_usual_spelling(day: date) -> None:
         f"{day.day}/{day.month}/{day.year}",
         f"{day:%d/%m}/{day.year} 08:30",
     ]
-    assert {fields.day(each, FIELD) for each in spellings} == {day.isoformat()}
+    assert {fields.day(each, DAY) for each in spellings} == {day.isoformat()}
 
 
 @pytest.mark.parametrize(
@@ -483,15 +495,15 @@ def test_a_day_survives_every_usual_spelling(day: date) -> None:
 )
 def test_what_is_no_day_is_refused(cell: object, code: str) -> None:
     with refused(code):
-        fields.day(cell, FIELD)
+        fields.day(cell, DAY)
 
 
 def test_a_moment_is_hanois_when_it_names_no_offset() -> None:
     naive = datetime(2026, 10, 31, 17, 0, tzinfo=UTC).replace(tzinfo=None)
-    assert fields.moment(naive, FIELD) == "2026-10-31T17:00:00+07:00"
-    assert fields.moment("2026-10-31T17:00", FIELD) == "2026-10-31T17:00:00+07:00"
-    assert fields.moment("2026-10-31T10:00Z", FIELD) == "2026-10-31T10:00:00+00:00"
-    assert fields.moment("", FIELD) is None
+    assert fields.moment(naive, MOMENT) == "2026-10-31T17:00:00+07:00"
+    assert fields.moment("2026-10-31T17:00", MOMENT) == "2026-10-31T17:00:00+07:00"
+    assert fields.moment("2026-10-31T10:00Z", MOMENT) == "2026-10-31T10:00:00+00:00"
+    assert fields.moment("", MOMENT) is None
 
 
 @pytest.mark.parametrize(
@@ -507,7 +519,7 @@ def test_a_moment_is_hanois_when_it_names_no_offset() -> None:
     ],
 )
 def test_a_moment_may_be_written_as_dates_are(cell: object, moment: str) -> None:
-    assert fields.moment(cell, FIELD) == moment
+    assert fields.moment(cell, MOMENT) == moment
 
 
 @pytest.mark.parametrize(
@@ -525,7 +537,7 @@ def test_a_moment_may_be_written_as_dates_are(cell: object, moment: str) -> None
 )
 def test_what_is_no_moment_is_refused(cell: object, code: str) -> None:
     with refused(code):
-        fields.moment(cell, FIELD)
+        fields.moment(cell, MOMENT)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""What the tests of rendering share: an office, the topics, letters from examples, and small templates written on the spot."""
+"""What the tests of rendering share.
+
+An office, the topics, letters from examples, and small templates written on the spot.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,10 @@ def make_blueprint(topics: Mapping[str, TopicInfo]) -> MakeBlueprint:
 
 @pytest.fixture(scope="session")
 def make_letter() -> MakeLetter:
-    """Write a letter to the example recipient of a template; `data` is merged into the example's values."""
+    """Write a letter to the example recipient of a template.
+
+    `data` is merged into the example's values.
+    """
 
     def make(
         template: Template, *, data: Mapping[str, Any] | None = None, **changes: Any
@@ -97,7 +103,10 @@ def make_letter() -> MakeLetter:
 
 @pytest.fixture
 def write_template(tmp_path: Path) -> WriteTemplate:
-    """Write a small template of one language into a folder and return that folder; `html` is what stands in its body."""
+    """Write a small template of one language into a folder and return that folder.
+
+    `html` is what stands in its body.
+    """
 
     def write(
         *,

@@ -1,4 +1,7 @@
-"""Signatures judged by another program than ours: dkimpy takes them for good, and for nothing else."""
+"""Signatures judged by another program than ours.
+
+Dkimpy takes them for good, and for nothing else.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def test_every_mail_is_taken_for_ours(
     assert max(map(len, own.split(b"\r\n"))) <= 78
     assert signed.isascii()
     assert b"\n" not in head.replace(b"\r\n", b"")
-    listed = re.sub(rb"\s", b"", re.search(rb"h=([^;]+);", head)[1]).decode().split(":")  # type: ignore[index]
+    found = re.search(rb"h=([^;]+);", head)
+    assert found is not None
+    listed = re.sub(rb"\s", b"", found[1]).decode().split(":")
     present = [
         line.partition(b":")[0].lower().decode()
         for line in mail.partition(b"\r\n\r\n")[0].split(b"\r\n")

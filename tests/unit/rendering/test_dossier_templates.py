@@ -1,15 +1,19 @@
-"""The eight dossier notices: one event fills any of them, and each reads well whatever its source leaves out."""
+"""The eight dossier notices.
+
+One event fills any of them, and each reads well whatever its source leaves out.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from notifier.rendering.blueprint import Preview
+from notifier.rendering.blueprint import Blueprint, Preview
 from notifier.rendering.catalogue import Template, faults, load_template
 from tests.unit.rendering.conftest import SENDER, MakeBlueprint, MakeLetter
 from tests.unit.rendering.test_templates import page
@@ -58,19 +62,30 @@ _TRACE = re.compile(r":\s*(?:\n\n|$)|\(\)|,,|\.\.|[^\S\n][.,;:]|[^\S\n]{2}(?<!\n
 Write = Callable[..., Preview]
 
 
-@pytest.fixture
+# Loading one compiles it; no test here writes to the folder.
+load_once = cache(load_template)
+
+
+@pytest.fixture(scope="session")
 def write(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> Write:
-    """Render a notice of exactly these values, without those of its example."""
+    """Render a notice of exactly these values, without those of its example.
+
+    As in a campaign, a template is compiled once and filled many times.
+    """
+
+    @cache
+    def blueprint(name: str, language: str) -> Blueprint:
+        return make_blueprint(load_once(templates, name), language=language, bulk=False)
 
     def render(name: str, language: str, data: Mapping[str, Any], **recipient: str) -> Preview:
-        template = load_template(templates, name)
+        template = load_once(templates, name)
         absent: dict[str, Any] = {each.name: None for each in template.fields}
         letter = make_letter(
             template,
             data={**absent, "lines": [], **data},
             **{"to_name": NAME, "tax_code": PERSONAL_NUMBER, **recipient},
         )
-        return make_blueprint(template, language=language, bulk=False).preview(letter)
+        return blueprint(name, language).preview(letter)
 
     return render
 
@@ -78,9 +93,7 @@ def write(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLette
 def needed(templates: Path, name: str) -> dict[str, Any]:
     """Return the event of a source that reports nothing more than it must."""
     return {
-        each.name: EVENT[each.name]
-        for each in load_template(templates, name).fields
-        if each.required
+        each.name: EVENT[each.name] for each in load_once(templates, name).fields if each.required
     }
 
 
@@ -97,7 +110,8 @@ def check(preview: Preview) -> None:
     content = preview.text.split("-" * 60)[0].rstrip()
     assert not _TRACE.search(content), _TRACE.search(content)
     assert not _HOLLOW.search(preview.html), _HOLLOW.search(preview.html)
-    # The office and the title stand alone; any other line in capitals that ends a paragraph is a heading of nothing.
+    # The office and the title stand alone; any other line in capitals that ends a paragraph is a
+    # heading of nothing.
     for paragraph in content.split("\n\n")[2:]:
         last = paragraph.splitlines()[-1]
         assert ":" in last or not last.isupper(), last
@@ -111,7 +125,7 @@ def described(template: Template) -> list[tuple[Any, ...]]:
 
 
 def test_one_event_fills_any_of_the_eight(templates: Path) -> None:
-    loaded = {name: load_template(templates, name) for name in NAMES}
+    loaded = {name: load_once(templates, name) for name in NAMES}
     for name, template in loaded.items():
         assert template.topic == "dossier-status"
         assert described(template) == described(loaded["dossier-received"])

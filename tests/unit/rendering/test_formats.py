@@ -1,4 +1,7 @@
-"""Money, words, dates and codes; the words are checked by a reader that was written apart from the writer."""
+"""Money, words, dates and codes.
+
+The words are checked by a reader that was written apart from the writer.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ CASES = {
     1_000_005: "một triệu không trăm linh năm",
     1_234_567: "một triệu hai trăm ba mươi tư nghìn năm trăm sáu mươi bảy",
     1_000_000_000: "một tỷ",
-    80_004_216_501: "tám mươi tỷ không trăm linh bốn triệu hai trăm mười sáu nghìn năm trăm linh một",
+    80_004_216_501: "tám mươi tỷ không trăm linh bốn triệu hai trăm mười sáu nghìn "
+    "năm trăm linh một",
     10**15: "một triệu tỷ",
     10**18: "một tỷ tỷ",
 }

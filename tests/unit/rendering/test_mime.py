@@ -17,7 +17,8 @@ from notifier.errors import RenderError
 from notifier.rendering import mime
 
 any_text = st.text(st.characters(), max_size=400)
-# What trips encoders: dots at the start of a line, spaces at its end, "=", long runs without a space, every kind of line break.
+# What trips encoders: dots at the start of a line, spaces at its end, "=", long runs without a
+# space, every kind of line break.
 nasty_text = st.text(st.sampled_from(list("..  ==\t\r\n-_aFế😀\x00\x0b\u2028\ud800")), max_size=400)
 
 
@@ -66,7 +67,8 @@ def test_base64_decodes_to_the_text_with_crlf(text: str) -> None:
 
 @given(st.one_of(any_text, nasty_text))
 @example(
-    "Thông báo về tình hình nghĩa vụ thuế của người nộp thuế (tháng 11 năm 2026) và các khoản còn phải nộp"
+    "Thông báo về tình hình nghĩa vụ thuế của người nộp thuế (tháng 11 năm 2026) và các khoản "
+    "còn phải nộp"
 )
 @example("a" * 300)
 @example("=?utf-8?B?QUJD?=")
@@ -78,9 +80,12 @@ def test_a_subject_survives_the_parser(text: str) -> None:
 
 
 def decoded_name(header: bytes) -> str:
-    """Decode a display name as RFC 2047 section 6.2 says: the space between two encoded words is no part of the text.
+    """Decode a display name as RFC 2047 section 6.2 says.
 
-    The newer parser of Python 3.11 keeps that space inside addresses (not in subjects), so email.header is the judge here.
+    The space between two encoded words is no part of the text.
+
+    The newer parser of Python 3.11 keeps that space inside addresses (not in subjects), so
+    email.header is the judge here.
     """
     value = header.decode("ascii").removeprefix("To: ").replace("\r\n", "")
     return str(make_header(decode_header(value.rpartition("<")[0].strip())))
@@ -88,7 +93,8 @@ def decoded_name(header: bytes) -> str:
 
 @given(st.one_of(any_text, nasty_text, st.text("aB1.,;:<>@\"'()[]\\=?_ ", max_size=60)))
 @example(
-    "Công ty TNHH Một thành viên Thương mại và Dịch vụ Xuất nhập khẩu Sông Hồng Xanh Việt Nam - Chi nhánh Hà Nội, phòng 1"
+    "Công ty TNHH Một thành viên Thương mại và Dịch vụ Xuất nhập khẩu Sông Hồng Xanh Việt Nam - "
+    "Chi nhánh Hà Nội, phòng 1"
 )
 def test_a_name_survives_the_parser_beside_its_address(name: str) -> None:
     header = mime.mailbox("To", name, "ketoan+thue@doanhnghiep.example")

@@ -1,4 +1,7 @@
-"""What a hostile template, or a hostile value, can do: nothing but fail, soon and without repeating data."""
+"""What a hostile template, or a hostile value, can do.
+
+Nothing but fail, soon and without repeating data.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from notifier.errors import RenderError, TemplateError
 from notifier.rendering.blueprint import Blueprint
 from tests.unit.rendering.conftest import MakeBlueprint, MakeLetter
 
-# Generous against a busy machine; what is tested ends by the limit of half a second and not by this.
+# Generous against a busy machine; what is tested ends by the limit of half a second and not by
+# this.
 PATIENCE_SECONDS = 5
+
+DOUBLED = "{% set a = [note] %}" + "{% set a = [a, a] %}" * 40
 
 ATTACKS = {
     "string times number": ("{{ 'a' * 1000000000 }}", r"operator \*"),
@@ -28,11 +34,13 @@ ATTACKS = {
     "method of a value": ("{{ note.upper() }}", r"may not do"),
     "long range": ("{% for i in range(1000000000) %}x{% endfor %}", r"more than 1000 numbers"),
     "nested ranges": (
-        "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}"
+        + "{% endfor %}" * 3,
         r"took too long",
     ),
     "nested loops with output": (
-        "{% for a in range(1000) %}{% for b in range(1000) %}{{ note }}xxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+        "{% for a in range(1000) %}{% for b in range(1000) %}{{ note }}xxxxxxxxxxxxxxxxxx"
+        + "{% endfor %}" * 2,
         r"larger than 256 kB",
     ),
     "large value in a loop": (
@@ -41,11 +49,17 @@ ATTACKS = {
     ),
     "endless macro": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", r"without end"),
     "macro that doubles": (
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+            "{{ m(60) }}"
+        ),
         r"took too long",
     ),
     "macro that doubles its text": (
-        "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% else %}xxxxxxxx{% endif %}{% endmacro %}{{ m(24) }}",
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% else %}xxxxxxxx{% endif %}"
+            "{% endmacro %}{{ m(24) }}"
+        ),
         r"longer than 32768|took too long",
     ),
     "recursive loop": ("{% for a in [[1]] recursive %}{{ loop([a]) }}{% endfor %}", r"without end"),
@@ -66,6 +80,35 @@ ATTACKS = {
     "text that doubles by join": (
         "{% set a = 'xxxxxxxxxxxxxxxx' %}" + "{% set a = [a, a]|join(a) %}" * 40 + "{{ a }}",
         r"longer than 32768",
+    ),
+    "lists inside lists": (DOUBLED + "{{ a }}", r"holds more than 10000 values"),
+    "lists inside lists compared": (
+        DOUBLED + "{% set b = [note] %}" + "{% set b = [b, b] %}" * 40 + "{{ a == b }}",
+        r"holds more than 10000 values",
+    ),
+    "tuples inside tuples as a key": (
+        "{% set a = (1, 1) %}" + "{% set a = (a, a) %}" * 40 + "{{ {a: 1} }}",
+        r"holds more than 10000 values",
+    ),
+    "dictionaries inside dictionaries": (
+        "{% set a = {'x': 1} %}" + "{% set a = {'x': a, 'y': a} %}" * 40 + "{{ a }}",
+        r"holds more than 10000 values",
+    ),
+    "a list as text": ("{{ [note, note] }}", r"without a text is printed"),
+    "a list in capitals": ("{{ [note]|upper }}", r"without a text is printed"),
+    "a list cut": ("{{ [note]|truncate(3) }}", r"without a text is printed"),
+    "a list joined whole": ("{{ [[note]]|join }}", r"without a text is printed"),
+    "a list beside a text": ("{{ 'x' ~ [note] }}", r"without a text is printed"),
+    "a list escaped": ("{{ [note]|e }}", r"without a text is printed"),
+    "a list in a macro": (
+        "{% macro m(x) %}{{ x }}{% endmacro %}{{ m([note]) }}",
+        r"without a text is printed",
+    ),
+    "a list in a set": ("{% set x %}{{ [note] }}{% endset %}{{ x }}", r"without a text is printed"),
+    "a line as text": ("{{ lines[0] }}", r"without a text is printed"),
+    "the loop as text": (
+        "{% for line in lines %}{{ loop }}{% endfor %}",
+        r"without a text is printed",
     ),
     "class of a value": ("{{ note.__class__.__mro__ }}", r"may not do"),
     "class by item": ("{{ note['__class__'] }}", r"may not do"),
@@ -127,6 +170,8 @@ def test_an_attack_ends_in_an_error_within_the_limits(
     "text",
     [
         "{{ self }}",
+        "{% macro m() %}{{ m(varargs, varargs) }}{% endmacro %}{{ m(1) }}",
+        "{% macro m() %}{{ m(x=kwargs, y=kwargs) }}{% endmacro %}{{ m(x=1) }}",
         "{{ note|format }}",
         "{{ note|center(9) }}",
         "{{ note|attr('x') }}",
@@ -143,7 +188,8 @@ def test_loops_up_to_the_limits_are_no_attack(
 ) -> None:
     blueprint = small_blueprint(
         toml=TOML,
-        text="{% for a in range(1000) %}{{ loop.index }}{% if not loop.last %},{% endif %}{% endfor %}",
+        text="{% for a in range(1000) %}{{ loop.index }}{% if not loop.last %},{% endif %}"
+        "{% endfor %}",
     )
     assert blueprint.preview(make_letter(blueprint.template, data=DATA)).text == ",".join(
         map(str, range(1, 1001))
@@ -171,7 +217,10 @@ def test_missing_values_are_named(small_blueprint: MakeBlueprint, make_letter: M
 def test_data_is_escaped_in_html_and_not_in_text(
     small_blueprint: MakeBlueprint, make_letter: MakeLetter
 ) -> None:
-    show = "{{ note }}|{{ note|upper }}|{{ lines[0].item }}|{% set a = note %}{{ a }}|{{ [note, note]|join('<') }}|{{ note ~ '<' }}"
+    show = (
+        "{{ note }}|{{ note|upper }}|{{ lines[0].item }}|{% set a = note %}{{ a }}|"
+        "{{ [note, note]|join('<') }}|{{ note ~ '<' }}"
+    )
     blueprint = small_blueprint(
         toml=TOML, text=show, html=f'<p>{show}</p><p title="{{{{ note }}}}">x</p>'
     )
@@ -195,7 +244,10 @@ def test_a_value_that_equals_a_piece_of_the_template_is_still_escaped(
 def test_a_macro_gives_markup_and_escapes_what_it_is_given(
     small_blueprint: MakeBlueprint, make_letter: MakeLetter
 ) -> None:
-    html = "{% macro cell(x) %}<b>{{ x }}</b>{% endmacro %}<p>{{ cell(note) }}</p>{% set y %}<i>{{ note }}</i>{% endset %}<p>{{ y }}</p>"
+    html = (
+        "{% macro cell(x) %}<b>{{ x }}</b>{% endmacro %}<p>{{ cell(note) }}</p>"
+        "{% set y %}<i>{{ note }}</i>{% endset %}<p>{{ y }}</p>"
+    )
     blueprint = small_blueprint(toml=TOML, html=html)
     preview = blueprint.preview(make_letter(blueprint.template, data={**DATA, "note": "a<b"}))
     assert "<p><b>a&lt;b</b></p><p><i>a&lt;b</i></p>" in preview.html

@@ -1,4 +1,7 @@
-"""The project's own mails: every one renders, in each language, and keeps what the office promises its readers."""
+"""The project's own mails.
+
+Every one renders, in each language, and keeps what the office promises its readers.
+"""
 
 from __future__ import annotations
 
