@@ -118,6 +118,55 @@ def put_terms(campaign: Campaign, terms: Terms) -> None:
         setattr(campaign, column, value)
 
 
+def rewrite_draft(campaign: Campaign, terms: Terms, definition: str) -> None:
+    """Give a draft another file."""
+    put_terms(campaign, terms)
+    campaign.definition = definition
+
+
+def attach_list(campaign: Campaign, list_file_id: int | None) -> int | None:
+    """Give a draft another list, or take it away; return the one before."""
+    before, campaign.list_file_id = campaign.list_file_id, list_file_id
+    return before
+
+
+def launch(
+    campaign: Campaign,
+    terms: Terms,
+    *,
+    template_version: str,
+    audience_id: int,
+    totals: Mapping[str, int],
+    total: int,
+    at: datetime | None,
+    now: datetime,
+) -> None:
+    """Freeze a draft whose `total` messages are planned, and launch it: `at` a moment, or now.
+
+    Raise TransitionError when it is no draft.
+    """
+    take(campaign, CampaignStep.LAUNCH if at is None else CampaignStep.SCHEDULE)
+    put_terms(campaign, terms)
+    campaign.template_version = template_version
+    campaign.audience_id = audience_id
+    campaign.totals = dict(totals)
+    campaign.total = total
+    campaign.launch_at = at
+    campaign.launched_at = now
+
+
+def end(campaign: Campaign, step: CampaignStep, now: datetime) -> None:
+    """Take the last step of a campaign; raise TransitionError when it is not allowed."""
+    take(campaign, step)
+    campaign.finished_at = now
+
+
+def reopen(campaign: Campaign) -> None:
+    """Let a campaign go on whose held messages are sent again; raise TransitionError."""
+    take(campaign, CampaignStep.REOPEN)
+    campaign.finished_at = None
+
+
 def get(session: Session, name: str, *, lock: bool = False, key_id: int | None = None) -> Campaign:
     """Return the campaign called `name`, locked until the transaction ends if asked.
 

@@ -203,8 +203,7 @@ def finish(services: Services, campaign_id: int) -> bool:
 
 def _end(services: Services, campaign: Campaign, step: CampaignStep) -> None:
     """Take the last step of a campaign: the one place where its end can be told to anybody."""
-    campaigns.take(campaign, step)
-    campaign.finished_at = services.clock()
+    campaigns.end(campaign, step, services.clock())
     log.info("campaign_ended", campaign=campaign.id, state=campaign.state.value)
 
 
@@ -215,11 +214,9 @@ def decide_in_doubt(services: Services, name: str, *, resend: bool) -> int:
     """
     with _changing(services, name) as (session, campaign):
         if resend:
-            campaigns.take(campaign, CampaignStep.REOPEN)
+            campaigns.reopen(campaign)
         decided = messages.decide_in_doubt(session.connection(), campaign.id, resend=resend)
-        if resend and decided:
-            campaign.finished_at = None
-        elif resend:
+        if resend and not decided:
             session.rollback()
     if resend and decided:
         services.queues.enqueue_gather(campaign.lane)

@@ -68,8 +68,7 @@ def edit(
     with services.session() as session:
         draft = campaigns.get(session, name, lock=True, key_id=key_id)
         _refuse_launched(draft)
-        campaigns.put_terms(draft, plan.terms)
-        draft.definition = read.text
+        campaigns.rewrite_draft(draft, plan.terms, read.text)
     return draft
 
 
@@ -88,10 +87,8 @@ def attach(
     with services.session() as session:
         draft = campaigns.get(session, name, lock=True, key_id=key_id)
         _refuse_launched(draft)
-        before = draft.list_file_id
-        draft.list_file_id = audiences.attach_file(
-            session, f"{name}{ending}", content, services.clock()
-        )
+        attached = audiences.attach_file(session, f"{name}{ending}", content, services.clock())
+        before = campaigns.attach_list(draft, attached)
         session.flush()
         if before is not None:
             audiences.drop_file(session, before)
@@ -149,7 +146,7 @@ def launch(
                 fix="Look at it, then launch it again.",
             )
         ready = start(session, services, draft, plan, listed, at)
-        list_file, draft.list_file_id = draft.list_file_id, None
+        list_file = campaigns.attach_list(draft, None)
         session.flush()
         if list_file is not None:
             audiences.drop_file(session, list_file)

@@ -24,7 +24,7 @@ from notifier.flows.lists import Audience, ProgressCallback, load_list
 from notifier.rendering.catalogue import Template
 from notifier.schema import Campaign
 from notifier.services import Services
-from notifier.states import CampaignStep, InDoubtPolicy, Lane
+from notifier.states import InDoubtPolicy, Lane
 
 LANE = Lane.CAMPAIGN
 
@@ -165,16 +165,10 @@ def start(
         )
     connection = session.connection()
     now = services.clock()
-    campaigns.put_terms(campaign, plan.terms_from(at or now))
-    campaign.template_version = freeze(session, plan.template, now)
-    campaign.audience_id = listed.id
-    campaign.totals = dict(listed.totals)
-    campaign.launch_at = at
-    campaign.launched_at = now
     opens = at or now
     if plan.terms.window:
         opens = plan.terms.window.next_open(opens, calendar.load(connection))
-    campaign.total = messages.plan(
+    total = messages.plan(
         connection,
         campaign_id=campaign.id,
         audience_id=listed.id,
@@ -184,7 +178,16 @@ def start(
         due_at=opens,
         now=now,
     )
-    campaigns.take(campaign, CampaignStep.LAUNCH if at is None else CampaignStep.SCHEDULE)
+    campaigns.launch(
+        campaign,
+        plan.terms_from(at or now),
+        template_version=freeze(session, plan.template, now),
+        audience_id=listed.id,
+        totals=listed.totals,
+        total=total,
+        at=at,
+        now=now,
+    )
     # What may be leased is asked of the database, which must know by now that the campaign runs.
     session.flush()
     return batches.ready(connection, LANE, campaign_id=campaign.id)

