@@ -13,13 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import xlsxwriter
 
-from notifier.embedded.postgres import Postgres
-from notifier.flows.audience import load_list
+from notifier.flows.lists import load_list
+from notifier.instance.servers.postgres import Postgres
 from notifier.invented import HEADINGS, invented_rows
 from notifier.migrations import migrate
 from notifier.services import Services
@@ -52,12 +51,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"list.{arguments.kind}"
         # In a process of its own, so that making the list does not count as memory of loading it.
-        code = (
-            f"from bench.audience import write; from pathlib import Path; write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        code = f"from bench.audience import write; from pathlib import Path; write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent
         )
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent)
         with Postgres(Path(folder) / "postgres") as server:
-            services = Services(replace(Settings.from_env(), database_url=server.url))
+            services = Services(Settings.from_env().replace(database_url=server.url))
             migrate(services.engine)
             template = services.catalogue["debt-notice"]
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -66,11 +65,19 @@ def main() -> None:
             seconds = time.perf_counter() - started
             services.close()
             # Those that have ended by now: the one that made the list, and the one that unpacked it. The server runs on.
-            unpacking = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if arguments.kind == "xlsx" else 0
+            unpacking = (
+                resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+                if arguments.kind == "xlsx"
+                else 0
+            )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{found.rows_read:,} rows of {arguments.kind}: {seconds:.2f} s, {found.rows_read / seconds:,.0f} rows/s")
+    print(
+        f"{found.rows_read:,} rows of {arguments.kind}: {seconds:.2f} s, {found.rows_read / seconds:,.0f} rows/s"
+    )
     print(f"accepted {found.accepted:,}, merged {found.merged:,}, rejected {found.rejected:,}")
-    print(f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before), unpacking {unpacking / 1024:.0f} MB")
+    print(
+        f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before), unpacking {unpacking / 1024:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

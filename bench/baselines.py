@@ -22,13 +22,13 @@ import aiosmtplib
 import psycopg
 import uvloop
 
+from notifier.channel import Connection, Fate, Go, Outgoing, Verdict
 from notifier.db import plain_url
-from notifier.delivery.jobs import Job, Jobs
-from notifier.delivery.ledger import Ledger, Row
-from notifier.delivery.smtp import Connection, Outgoing, connect
-from notifier.delivery.verdicts import Fate, Verdict
+from notifier.sending.jobs import Job, Jobs
+from notifier.sending.ledger import Ledger, Row
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.smtp.connection import connect
 
 SAMPLE = 2_000
 _ROWS = """SELECT 0, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, r.data::text, 0, 0, NULL
@@ -41,7 +41,7 @@ def naive_mail(job: Job, row: Row) -> bytes:
     letter = job.letter(row, time.time())
     subject, text, html = job.blueprint(row.language).texts(letter)
     message = EmailMessage(policy=policy.SMTP)
-    message["From"] = f"{job.sender.name_vi} <{job.sender.address}>"
+    message["From"] = f"{job.terms.sender.name_vi} <{job.terms.sender.address}>"
     message["To"] = f"{row.name} <{row.email}>"
     message["Subject"] = subject
     message["Message-ID"] = f"<{row.id}@{job.mail_domain}>"
@@ -50,7 +50,9 @@ def naive_mail(job: Job, row: Row) -> bytes:
     return message.as_bytes()
 
 
-async def naive(job: Job, rows: list[Row], settings: Settings, connections: int, seconds: float) -> int:
+async def naive(
+    job: Job, rows: list[Row], settings: Settings, connections: int, seconds: float
+) -> int:
     """Send for `seconds` over `connections` at once; return how many mails were taken."""
     server = settings.require_smtp()
     endless = itertools.cycle(rows)
@@ -58,7 +60,12 @@ async def naive(job: Job, rows: list[Row], settings: Settings, connections: int,
 
     async def one(until: float) -> None:
         nonlocal done
-        client = aiosmtplib.SMTP(hostname=server.host, port=server.port, start_tls=False, local_hostname=settings.hostname)
+        client = aiosmtplib.SMTP(
+            hostname=server.host,
+            port=server.port,
+            start_tls=False,
+            local_hostname=settings.hostname,
+        )
         async with client:
             while time.monotonic() < until:
                 row = next(endless)
@@ -85,6 +92,11 @@ class Endless:
         """Hand out the next mail."""
         return next(self.mails) if time.monotonic() < self.until else None
 
+    def may_go(self, message: Outgoing) -> Go:
+        """Let every text go."""
+        del message
+        return Go.NOW
+
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Count what was taken."""
         del message, host
@@ -108,9 +120,10 @@ async def limit(mails: list[Outgoing], settings: Settings, connections: int, sec
     """Send ready mails for `seconds` over `connections` at once; return how many were taken."""
     source = Endless(itertools.cycle(mails), time.monotonic() + seconds, connections)
     for _ in range(connections):
-        connection = await connect(settings.require_smtp(), hostname=settings.hostname, timeout=60, limit=0)
-        connection.source = source
-        connection.kick()
+        connection = await connect(
+            settings.require_smtp(), hostname=settings.hostname, timeout=60, limit=0
+        )
+        connection.send(source)
     async with asyncio.timeout(seconds + 60):
         await source.over.wait()
     return source.done
@@ -125,7 +138,7 @@ async def run(kind: str, campaign_id: int, connections: int, seconds: float) -> 
     await ledger.close()
     with psycopg.connect(plain_url(settings.require_database())) as database:
         rows = [Row(*row) for row in database.execute(_ROWS, (campaign_id, SAMPLE))]
-    mails = [Outgoing(0, *job.render(row, time.time())) for row in rows]
+    mails = [job.render(row, time.time()) for row in rows]
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()

@@ -26,7 +26,9 @@ NAIVE_FILLS = 300
 def main() -> None:
     """Print microseconds per mail and its size."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--profile", action="store_true", help="print where the time of the fills goes")
+    arguments.add_argument(
+        "--profile", action="store_true", help="print where the time of the fills goes"
+    )
     blueprint, letters = prepare()
     if arguments.parse_args().profile:
         profile = cProfile.Profile()
@@ -36,7 +38,9 @@ def main() -> None:
     size = sum(len(blueprint.fill(letter)) for letter in letters[:100]) // 100
     print(f"size of a mail      {size:10,} bytes")
     print(f"Blueprint.fill      {each(blueprint.fill, letters):10.1f} µs")
-    print(f"EmailMessage        {each(lambda letter: naive(blueprint, letter), letters[:NAIVE_FILLS]):10.1f} µs")
+    print(
+        f"EmailMessage        {each(lambda letter: naive(blueprint, letter), letters[:NAIVE_FILLS]):10.1f} µs"
+    )
 
 
 def each(work: Callable[[Letter], bytes], letters: list[Letter]) -> float:
@@ -106,7 +110,11 @@ def letter_of(example: object, number: int, now: datetime) -> Letter:
         to_name=f"Công ty TNHH Thương mại và Dịch vụ Số {number}",
         tax_code=f"01{number:08}",
         data={
-            **{key: value for key, value in example.items() if key not in {"name", "tax_code", "email", "language"}},
+            **{
+                key: value
+                for key, value in example.items()
+                if key not in {"name", "tax_code", "email", "language"}
+            },
             "address": f"Số {number} phố Mẫu, phường Thí Dụ, thành phố Hà Nội",
             "notice_number": f"{number}/TB-HAN",
             "total_debt": total,

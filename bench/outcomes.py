@@ -29,7 +29,7 @@ from psycopg.rows import TupleRow
 
 from bench import outcomes_sql as sql
 from bench import outcomes_writer
-from notifier.embedded.postgres import Postgres
+from notifier.instance.servers.postgres import Postgres
 
 # Batches of a turn: under a second of work, so that what else the machine does is shared fairly.
 SLICE = 10

@@ -25,9 +25,10 @@ from sqlalchemy import text
 
 from notifier.cli.demo import write_list
 from notifier.cli.up import make_instance
-from notifier.domain.definitions import load_definition
-from notifier.embedded.instance import Instance
-from notifier.flows import campaign as story
+from notifier.domain.campaign_files import load_definition
+from notifier.flows import control as story
+from notifier.flows.launch import launch
+from notifier.instance.supervisor import Instance
 from notifier.services import Services
 from notifier.settings import Settings
 
@@ -51,7 +52,13 @@ class Client:
         self.seconds: list[float] = []
         self.failures = 0
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes, started: float) -> None:
+    async def _one(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        content: bytes,
+        started: float,
+    ) -> None:
         writer.write(content)
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
@@ -68,10 +75,16 @@ class Client:
 
         async def work() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            with contextlib.suppress(asyncio.QueueShutDown if hasattr(asyncio, "QueueShutDown") else asyncio.CancelledError):
+            with contextlib.suppress(
+                asyncio.QueueShutDown
+                if hasattr(asyncio, "QueueShutDown")
+                else asyncio.CancelledError
+            ):
                 while True:
                     due, content = await waiting.get()
-                    await self._one(reader, writer, content, time.perf_counter() if due is None else due)
+                    await self._one(
+                        reader, writer, content, time.perf_counter() if due is None else due
+                    )
                     waiting.task_done()
 
         if per_second is None:
@@ -94,7 +107,9 @@ def percentile(seconds: list[float], part: int) -> float:
     return round(statistics.quantiles(seconds, n=100)[part - 1] * 1000, 1)
 
 
-def measure(port: int, contents: list[bytes], *, connections: int, per_second: float | None = None) -> dict[str, float]:
+def measure(
+    port: int, contents: list[bytes], *, connections: int, per_second: float | None = None
+) -> dict[str, float]:
     """Send `contents` and return rate, p50, p99 and slowest (milliseconds), and how many were not answered with 200."""
     client = Client(port, connections)
     seconds = uvloop.run(client.run(contents, per_second))
@@ -121,7 +136,11 @@ def books(services: Services) -> dict[str, int]:
     """Return how many opt-outs and confirmations are recorded."""
     with services.session() as session:
         stops = session.scalar(text("SELECT count(*) FROM suppression"))
-        mails = session.scalar(text("SELECT count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id WHERE c.kind = 'stream'"))
+        mails = session.scalar(
+            text(
+                "SELECT count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id WHERE c.kind = 'stream'"
+            )
+        )
     return {"suppressions": int(stops or 0), "confirmations": int(mails or 0)}
 
 
@@ -135,34 +154,56 @@ def run(instance: Instance, folder: Path, arguments: argparse.Namespace) -> dict
     services = Services(instance.settings)
     path = folder / "list.csv"
     write_list(path, arguments.businesses)
-    definition = replace(load_definition(instance.settings.campaigns / "debt-notice.toml", name="bench-unsubscribe"), window=None)
+    definition = replace(
+        load_definition(instance.settings.campaigns / "debt-notice.toml", name="bench-unsubscribe"),
+        window=None,
+    )
     stop_tending = threading.Event()
     tending = threading.Thread(target=instance.run, args=(stop_tending,), daemon=True)
     tending.start()
     # The first launch loads the register, so the requests find it at its real size.
-    story.launch(services, definition, audience=path)
+    launch(services, definition, audience=path)
     while campaign_runs(services, definition.name):
         time.sleep(0.2)
     contents = requests_for(services, arguments.posts + int(arguments.rate * arguments.seconds))
-    flat_out = measure(instance.port, contents[: arguments.posts], connections=arguments.connections)
+    flat_out = measure(
+        instance.port, contents[: arguments.posts], connections=arguments.connections
+    )
     second = replace(definition, name="bench-unsubscribe-2")
-    campaigning = threading.Thread(target=story.launch, args=(services, second), kwargs={"audience": path})
+    campaigning = threading.Thread(
+        target=launch, args=(services, second), kwargs={"audience": path}
+    )
     campaigning.start()
     campaigning.join()
-    paced = measure(instance.port, contents[arguments.posts :], connections=arguments.connections, per_second=arguments.rate)
+    paced = measure(
+        instance.port,
+        contents[arguments.posts :],
+        connections=arguments.connections,
+        per_second=arguments.rate,
+    )
     running = campaign_runs(services, second.name)
     stop_tending.set()
     tending.join()
     found = books(services)
     services.close()
-    return {"flat_out": flat_out, "while_a_campaign_runs": paced | {"campaign_still_ran": running}, **found}
+    return {
+        "flat_out": flat_out,
+        "while_a_campaign_runs": paced | {"campaign_still_ran": running},
+        **found,
+    }
 
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--posts", type=int, default=10_000, help="requests of the run without pause")
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second of the paced run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--posts", type=int, default=10_000, help="requests of the run without pause"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=200.0, help="requests a second of the paced run"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the paced run")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--businesses", type=int, default=114_072)
@@ -172,13 +213,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="notifier-bench-") as name:
         folder = Path(name)
         given = Settings.from_env({"NOTIFIER_VAR": str(folder / "var")})
-        with make_instance(given, port=arguments.port, workers=2, logs=False, keep_mail=False) as instance:
+        with make_instance(
+            given, port=arguments.port, workers=2, logs=False, keep_mail=False
+        ) as instance:
             figures = run(instance, folder, arguments)
     if arguments.json:
         print(json.dumps(figures))
         return
     for title, value in figures.items():
-        shown = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
+        shown = (
+            ", ".join(f"{key} {each}" for key, each in value.items())
+            if isinstance(value, dict)
+            else value
+        )
         print(f"{title:<24} {shown}")
 
 

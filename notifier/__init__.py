@@ -1,3 +1,3 @@
 """Notification and taxpayer communication service of a city tax administration."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

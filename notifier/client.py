@@ -17,7 +17,7 @@ from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import httpx2
 
-_MOST_WAIT = 60.0
+_MAX_WAIT = 60.0
 _RETRIED = frozenset({429, 503})
 _LIST_TYPES = {
     ".csv": "text/csv",
@@ -67,10 +67,23 @@ class Recipient(TypedDict):
 class ApiError(Exception):
     """The service refused a request; `errors` names the fields at fault by JSON pointers, `request_id` finds it in the service's log."""
 
-    def __init__(self, status: int, code: str, detail: str, errors: Sequence[Mapping[str, str]], request_id: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[Mapping[str, str]],
+        request_id: str,
+    ) -> None:
         """Keep what the problem details said."""
         super().__init__(f"{status} {code}: {detail}")
-        self.status, self.code, self.detail, self.errors, self.request_id = status, code, detail, errors, request_id
+        self.status, self.code, self.detail, self.errors, self.request_id = (
+            status,
+            code,
+            detail,
+            errors,
+            request_id,
+        )
 
 
 class ApiUnavailable(Exception):  # noqa: N818 - it says what is the matter
@@ -84,18 +97,29 @@ class NotifierClient:
     more than asking once. Every method raises ApiError when it is refused and ApiUnavailable when no answer came.
     """
 
-    def __init__(self, base_url: str, key: str, *, timeout: float = 10.0, attempts: int = 5) -> None:
+    def __init__(
+        self, base_url: str, key: str, *, timeout: float = 10.0, attempts: int = 5
+    ) -> None:
         """Prepare; `base_url` is the service's address without /api, `timeout` seconds are waited for each answer."""
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
-        self._http = httpx2.Client(base_url=base_url.rstrip("/"), headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
+        self._http = httpx2.Client(
+            base_url=base_url.rstrip("/"),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=timeout,
+        )
         self._attempts = attempts
 
     def __enter__(self) -> Self:
         """Return the client."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close its connections."""
         self.close()
 
@@ -107,9 +131,13 @@ class NotifierClient:
         """Report that a dossier has a new status; return {id, outcome[, message_id, links]}."""
         return self._call("POST", "dossier-events", event, key=idempotency_key)
 
-    def report_events(self, events: Sequence[DossierEvent], *, idempotency_key: str | None = None) -> Json:
+    def report_events(
+        self, events: Sequence[DossierEvent], *, idempotency_key: str | None = None
+    ) -> Json:
         """Report up to 1,000 events; return {accepted, refused, results}, where `results` answers each by itself."""
-        return self._call("POST", "dossier-events/batch", {"events": list(events)}, key=idempotency_key)
+        return self._call(
+            "POST", "dossier-events/batch", {"events": list(events)}, key=idempotency_key
+        )
 
     def send_message(
         self,
@@ -130,10 +158,20 @@ class NotifierClient:
         return self._call("POST", "messages", message, key=idempotency_key)
 
     def preview_message(
-        self, template: str, recipient: Recipient, data: Mapping[str, Any] | None = None, *, language: Language = "vi"
+        self,
+        template: str,
+        recipient: Recipient,
+        data: Mapping[str, Any] | None = None,
+        *,
+        language: Language = "vi",
     ) -> Json:
         """Return {subject, text, html, bytes} of a mail, and send nothing."""
-        return self._call("POST", "messages", _message(template, recipient, data, language), query={"dry_run": "true"})
+        return self._call(
+            "POST",
+            "messages",
+            _message(template, recipient, data, language),
+            query={"dry_run": "true"},
+        )
 
     def message(self, message_id: str) -> Json:
         """Return one message with its replies."""
@@ -151,10 +189,18 @@ class NotifierClient:
     ) -> Iterator[Json]:
         """Yield the key's messages, the newest first, fetched `page` at a time."""
         filters = {
-            "state": state, "template": template, "topic": topic, "since": since and _aware(since), "until": until and _aware(until),
+            "state": state,
+            "template": template,
+            "topic": topic,
+            "since": since and _aware(since),
+            "until": until and _aware(until),
             "limit": page,
-        }  # fmt: skip
-        return self._pages("messages", "messages", {name: value for name, value in filters.items() if value is not None})
+        }
+        return self._pages(
+            "messages",
+            "messages",
+            {name: value for name, value in filters.items() if value is not None},
+        )
 
     def cancel_message(self, message_id: str) -> Json:
         """Take a message back while it is queued; return it."""
@@ -174,15 +220,21 @@ class NotifierClient:
 
     def suppress(self, email: str, topic: str, reason: str) -> Json:
         """Stop writing to an address about a topic, or about all with "*"."""
-        return self._call("POST", "suppressions", {"email": email, "topic": topic, "reason": reason})
+        return self._call(
+            "POST", "suppressions", {"email": email, "topic": topic, "reason": reason}
+        )
 
     def lift_suppression(self, email: str, topic: str, reason: str) -> Json:
         """Write to an address again."""
-        return self._call("POST", "suppressions/lift", {"email": email, "topic": topic, "reason": reason})
+        return self._call(
+            "POST", "suppressions/lift", {"email": email, "topic": topic, "reason": reason}
+        )
 
     def create_campaign(self, name: str, definition: Mapping[str, Any]) -> Json:
         """Keep a campaign's definition, with the keys of a campaign file."""
-        return self._call("POST", "campaigns", {"name": name, "definition": dict(definition)}, twice=False)
+        return self._call(
+            "POST", "campaigns", {"name": name, "definition": dict(definition)}, twice=False
+        )
 
     def attach_list(self, name: str, path: Path | str) -> Json:
         """Attach a list of recipients (.csv, .xlsx, .xls or .ods) to a campaign that is not launched."""
@@ -190,7 +242,9 @@ class NotifierClient:
         kind = _LIST_TYPES.get(path.suffix.lower())
         if kind is None:
             raise ValueError(f"{path.name}: a list is one of {', '.join(_LIST_TYPES)}")
-        return self._call("PUT", f"campaigns/{_name(name)}/list", content=path.read_bytes(), kind=kind)
+        return self._call(
+            "PUT", f"campaigns/{_name(name)}/list", content=path.read_bytes(), kind=kind
+        )
 
     def check_campaign(self, name: str) -> Json:
         """Render every mail without sending one; return the counts."""
@@ -221,7 +275,9 @@ class NotifierClient:
                 return
             query = {**query, "cursor": page["next"]}
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> Json:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any
+    ) -> Json:
         found: Json = self._ask(method, path, body, **options).json()
         return found
 
@@ -242,12 +298,23 @@ class NotifierClient:
         if method == "POST":
             headers["Idempotency-Key"] = key or str(uuid.uuid4())
         for attempt in range(1, self._attempts + 1):
-            wait = min(_MOST_WAIT, 0.2 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - it only spreads the load
+            wait = min(_MAX_WAIT, 0.2 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - it only spreads the load
             try:
-                answer = self._http.request(method, f"/api/v1/{path}", json=body, content=content, params=query, headers=headers)
+                answer = self._http.request(
+                    method,
+                    f"/api/v1/{path}",
+                    json=body,
+                    content=content,
+                    params=query,
+                    headers=headers,
+                )
             except httpx2.TransportError as error:
-                if attempt == self._attempts or not (twice or isinstance(error, httpx2.ConnectError)):
-                    raise ApiUnavailable(f"No answer in {attempt} attempts: {type(error).__name__}.") from error
+                if attempt == self._attempts or not (
+                    twice or isinstance(error, httpx2.ConnectError)
+                ):
+                    raise ApiUnavailable(
+                        f"No answer in {attempt} attempts: {type(error).__name__}."
+                    ) from error
             else:
                 if answer.is_success:
                     return answer
@@ -262,7 +329,14 @@ class WebhookForged(Exception):  # noqa: N818 - it says what is the matter
     """A call to your webhook was not made by the service, or was made long ago."""
 
 
-def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes, *, tolerance: float = 300.0, now: float | None = None) -> None:
+def verify_webhook(
+    secret: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    tolerance: float = 300.0,
+    now: float | None = None,
+) -> None:
     """Check a call to your webhook; raise WebhookForged when you must not believe it.
 
     `secret` is the key's (whsec_…), `headers` have names in small letters, `body` is as it came. Calls are believed for `tolerance` seconds;
@@ -272,7 +346,9 @@ def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes, *, tole
         sent_at = float(headers["webhook-timestamp"])
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         given = headers["webhook-signature"].split(" ")
-        expected = base64.b64encode(hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), signed, "sha256"))
+        expected = base64.b64encode(
+            hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), signed, "sha256")
+        )
     except (KeyError, ValueError, binascii.Error) as error:
         raise WebhookForged(f"It is not signed: {type(error).__name__}.") from None
     if not any(hmac.compare_digest(each.encode(), b"v1," + expected) for each in given):
@@ -281,8 +357,15 @@ def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes, *, tole
         raise WebhookForged("It was signed too long ago, or a clock is wrong.")
 
 
-def _message(template: str, recipient: Recipient, data: Mapping[str, Any] | None, language: Language) -> Json:
-    return {"template": template, "recipient": recipient, "language": language, "data": dict(data or {})}
+def _message(
+    template: str, recipient: Recipient, data: Mapping[str, Any] | None, language: Language
+) -> Json:
+    return {
+        "template": template,
+        "recipient": recipient,
+        "language": language,
+        "data": dict(data or {}),
+    }
 
 
 def _aware(moment: datetime) -> str:
@@ -301,12 +384,12 @@ def _name(name: str) -> str:
 def _asked_wait(value: str) -> float:
     """Return the seconds that Retry-After asks for: a number, or a date (RFC 9110, section 10.2.3)."""
     if value.isascii() and value.isdecimal():
-        return min(_MOST_WAIT, float(value))
+        return min(_MAX_WAIT, float(value))
     try:
         seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
     except (TypeError, ValueError):
         return 0.0
-    return min(_MOST_WAIT, max(0.0, seconds))
+    return min(_MAX_WAIT, max(0.0, seconds))
 
 
 def _error(answer: httpx2.Response) -> ApiError:
@@ -316,4 +399,10 @@ def _error(answer: httpx2.Response) -> ApiError:
         told = None
     told = told if isinstance(told, dict) else {}
     number = answer.headers.get("X-Request-Id", "")
-    return ApiError(answer.status_code, told.get("code", ""), told.get("detail", answer.reason_phrase), told.get("errors", []), number)
+    return ApiError(
+        answer.status_code,
+        told.get("code", ""),
+        told.get("detail", answer.reason_phrase),
+        told.get("errors", []),
+        number,
+    )

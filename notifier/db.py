@@ -1,4 +1,4 @@
-"""The door to PostgreSQL: engine, mapped base, time-ordered ids and the monthly partitions of messages.
+"""The door to PostgreSQL: engine, time-ordered ids and the monthly partitions of messages.
 
 PostgreSQL holds the truth; everything else in this system may be lost. Messages are partitioned by month on their id: a UUIDv7 begins
 with the milliseconds of its birth (RFC 9562 section 5.7), so the id alone finds the partition and stays unique across all of them.
@@ -10,26 +10,10 @@ import secrets
 import uuid
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import DeclarativeBase
 
 from notifier.errors import SettingsError
-
-_NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """Base of every mapped class; a mapped class is the domain object itself."""
-
-    metadata = MetaData(naming_convention=_NAMING)
-
 
 POOL, OVERFLOW = 16, 4
 
@@ -41,7 +25,10 @@ def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier
     except Exception as error:
         raise SettingsError("NOTIFIER_DATABASE_URL is not a database address.") from error
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-        raise SettingsError("NOTIFIER_DATABASE_URL is not a PostgreSQL address.", fix="Write it as postgresql://user:password@host/name.")
+        raise SettingsError(
+            "NOTIFIER_DATABASE_URL is not a PostgreSQL address.",
+            fix="Write it as postgresql://user:password@host/name.",
+        )
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -49,7 +36,11 @@ def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier
         max_overflow=OVERFLOW,
         # A connection that a restarted server dropped is replaced before a statement is lost on it.
         pool_pre_ping=True,
-        connect_args={"application_name": application, "connect_timeout": 5, "options": "-c timezone=UTC"},
+        connect_args={
+            "application_name": application,
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC",
+        },
     )
 
 
@@ -67,7 +58,13 @@ def new_id(moment: datetime) -> uuid.UUID:
     """Return a new UUIDv7 born at `moment` (RFC 9562 section 5.7)."""
     milliseconds = int(moment.timestamp() * 1000)
     noise = secrets.randbits(74)
-    return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (1 << 62) - 1)
+    return uuid.UUID(
+        int=milliseconds << 80
+        | 0x7 << 76
+        | (noise >> 62) << 64
+        | 0b10 << 62
+        | noise & (1 << 62) - 1
+    )
 
 
 def born_at(message_id: uuid.UUID) -> datetime:
@@ -86,7 +83,13 @@ def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: in
     Idempotent, and safe to run from several processes at once: an advisory lock serialises them.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(7264311)"))
-    present = set(connection.scalars(text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass")))
+    present = set(
+        connection.scalars(
+            text(
+                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass"
+            )
+        )
+    )
     made = []
     for offset in range(months_ahead + 1):
         first = _month(now.astimezone(UTC), offset)

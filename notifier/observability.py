@@ -1,7 +1,9 @@
-"""Logs and metrics: what an operator sees. Static event names with ids as fields, never personal data.
+"""Logs and metrics: what an operator sees.
 
-Metrics are counted in shared files (prometheus-client's multiprocess mode), so that a Celery parent answers for its children and the web
-process for everybody on its machine.
+Events have static names, and ids as fields, never personal data.
+
+Metrics are counted in shared files (prometheus-client's multiprocess mode), so that a Celery
+parent answers for its children and the web process for everybody on its machine.
 """
 
 from __future__ import annotations
@@ -17,21 +19,32 @@ import structlog
 
 from notifier.settings import Settings
 
-# prometheus_client decides at import where its counters live, so the folder must be named before; `use_metrics_folder` does so for
-# programs that start others, and children inherit the variable.
+# prometheus_client decides at import where its counters live, so the folder must be named before;
+# `use_metrics_folder` does so for programs that start others, and children inherit the variable.
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def use_metrics_folder(folder: Path) -> dict[str, str]:
-    """Return the environment that lets a child process count into `folder`, which is made when it is missing."""
+    """Return the environment that lets a child process count into `folder`.
+
+    The folder is made when it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     return {_FOLDER_VARIABLE: str(folder)}
 
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, start_http_server  # noqa: E402
+from prometheus_client import (  # noqa: E402
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
 
-MESSAGES = Counter("notifier_messages", "Messages by outcome, route and lane.", ["outcome", "route", "lane"])
+MESSAGES = Counter(
+    "notifier_messages", "Messages by outcome, route and lane.", ["outcome", "route", "lane"]
+)
 SEND_SECONDS = Histogram(
     "notifier_send_seconds",
     "From handing a message to a connection to the server's reply, one sample a group.",
@@ -71,7 +84,10 @@ def in_doubt(messages: int) -> None:
 
 
 def registry() -> CollectorRegistry | None:
-    """Return the registry over all processes that share the metrics folder; None when this process counts for itself."""
+    """Return the registry over all processes that share the metrics folder.
+
+    None when this process counts for itself.
+    """
     if not os.environ.get(_FOLDER_VARIABLE):
         return None
     collected = CollectorRegistry()
@@ -104,17 +120,21 @@ def get_logger(name: str) -> Any:
 
 
 def configure_logging(settings: Settings, part: str) -> None:
-    """Write logs to standard error: for eyes on a terminal, as JSON otherwise. `part` names the process in every line.
+    """Write logs to standard error: for eyes on a terminal, as JSON otherwise.
 
-    Libraries' own logs go the same way, from WARNING on.
+    `part` names the process in every line. Libraries' own logs go the same way, from WARNING on.
     """
-    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
     level = logging.getLevelNamesMapping().get(settings.log_level, logging.INFO)
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
@@ -125,7 +145,11 @@ def configure_logging(settings: Settings, part: str) -> None:
     structlog.contextvars.bind_contextvars(part=part)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, renderer],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

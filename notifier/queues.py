@@ -16,17 +16,19 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-LANES = ("notice", "campaign")
+from notifier.states import Lane
+
+LANES = tuple(Lane)
 HOUSEKEEPING = "housekeeping"
 WEBHOOKS = "webhooks"
 
 DELIVER = "notifier.deliver"
 GATHER = "notifier.gather"
-TELL = "notifier.webhooks"
+NOTIFY = "notifier.webhooks"
 
 # The header of a task that names the requests which caused it, and how many of them.
 REQUESTS = "requests"
-MOST_REQUESTS = 20
+MAX_REQUESTS = 20
 
 log = structlog.get_logger(__name__)
 
@@ -91,30 +93,47 @@ class Queues:
         self._pending: dict[str, threading.Timer] = {}
         self._requests: dict[str, set[str]] = {}
 
-    def _send(self, task: str, calls: Iterable[tuple[Any, ...]], queue: str, headers: dict[str, str] | None = None) -> bool:
+    def _send(
+        self,
+        task: str,
+        calls: Iterable[tuple[Any, ...]],
+        queue: str,
+        headers: dict[str, str] | None = None,
+    ) -> bool:
         try:
             with self._app.producer_pool.acquire(block=True, timeout=2) as producer:
                 for args in calls:
-                    self._app.send_task(task, args=args, queue=queue, producer=producer, retry=False, headers=headers)
+                    self._app.send_task(
+                        task,
+                        args=args,
+                        queue=queue,
+                        producer=producer,
+                        retry=False,
+                        headers=headers,
+                    )
         except (OperationalError, redis.RedisError, OSError) as error:
-            log.warning("wake_lost", task=task, queue=queue, error=type(error).__name__)
+            log.warning("enqueue_failed", task=task, queue=queue, error=type(error).__name__)
             return False
         return True
 
-    def wake_batches(self, lane: str, batch_ids: Iterable[int]) -> bool:
+    def enqueue_batches(self, lane: str, batch_ids: Iterable[int]) -> bool:
         """Ask the workers of `lane` to deliver these batches; False when the broker did not take it (the sweep will)."""
         return self._send(DELIVER, ((batch_id,) for batch_id in batch_ids), deliver_queue(lane))
 
-    def wake_gather(self, lane: str, *, requests: Iterable[str] = ()) -> bool:
+    def enqueue_gather(self, lane: str, *, requests: Iterable[str] = ()) -> bool:
         """Ask a worker of `lane` to gather single messages that wait without a batch.
 
         The ids of the `requests` that caused it, a few of them, travel in the task's header of that name.
         """
-        named = ",".join(sorted(requests)[:MOST_REQUESTS])
-        return self._send(GATHER, ((lane,),), deliver_queue(lane), {REQUESTS: named} if named else None)
+        named = ",".join(sorted(requests)[:MAX_REQUESTS])
+        return self._send(
+            GATHER, ((lane,),), deliver_queue(lane), {REQUESTS: named} if named else None
+        )
 
-    def wake_gather_soon(self, lane: str, *, requests: Iterable[str] = (), delay: float = 0.02) -> None:
-        """Do as `wake_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
+    def enqueue_gather_soon(
+        self, lane: str, *, requests: Iterable[str] = (), delay: float = 0.02
+    ) -> None:
+        """Do as `enqueue_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
         with self._lock:
             self._requests.setdefault(lane, set()).update(requests)
             if lane in self._pending:
@@ -124,15 +143,15 @@ class Queues:
                 with self._lock:
                     del self._pending[lane]
                     caused = self._requests.pop(lane, set())
-                self.wake_gather(lane, requests=caused)
+                self.enqueue_gather(lane, requests=caused)
 
             timer = self._pending[lane] = threading.Timer(delay, fire)
             timer.daemon = True
             timer.start()
 
-    def wake_webhooks(self, key_ids: Iterable[int]) -> bool:
+    def enqueue_webhooks(self, key_ids: Iterable[int]) -> bool:
         """Ask a worker to tell the receivers of these keys what is due; False when the broker did not take it (the sweep will)."""
-        return self._send(TELL, ((key_id,) for key_id in key_ids), WEBHOOKS)
+        return self._send(NOTIFY, ((key_id,) for key_id in key_ids), WEBHOOKS)
 
     def depth(self, queue: str) -> int | None:
         """Return how many wakes wait in `queue`, or None when the broker does not answer."""

@@ -13,16 +13,16 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from notifier.db import make_engine
-from notifier.delivery.routes import Routes, load_routes
-from notifier.domain.definitions import load_sender
+from notifier.domain.campaign_files import load_sender
 from notifier.domain.links import LinkSigner
 from notifier.domain.sources import Source, load_sources
 from notifier.domain.topics import Topic, load_topics
 from notifier.errors import SettingsError
 from notifier.queues import Queues, make_app
 from notifier.rendering.blueprint import Sender
-from notifier.rendering.catalogue import Template, load_all
+from notifier.rendering.catalogue import Catalogue, load_all
 from notifier.rendering.dkim import DkimSigner, read_key
+from notifier.sending.routes import Routes, load_routes
 from notifier.settings import Settings, SmtpServer
 
 Clock = Callable[[], datetime]
@@ -36,13 +36,16 @@ def utc_now() -> datetime:
 class Services:
     """What flows work with. One per process; `clock` is replaced in tests."""
 
-    def __init__(self, settings: Settings | None = None, *, clock: Clock = utc_now, app: Celery | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, clock: Clock = utc_now, app: Celery | None = None
+    ) -> None:
         """Use `settings`, or the environment's."""
         self.settings = settings or Settings.from_env()
         self.clock = clock
         self._app = app
-        # The streams of single notices by template version and sandbox: they never change, so each is looked up once.
-        self.streams: dict[tuple[str, bool], int] = {}
+        # The endless campaigns of single notices by template version and sandbox: they never
+        # change, so each is looked up once.
+        self.transactional: dict[tuple[str, bool], int] = {}
 
     @cached_property
     def engine(self) -> Engine:
@@ -55,8 +58,8 @@ class Services:
         return Queues(self._app or make_app(self.settings.require_broker()))
 
     @cached_property
-    def catalogue(self) -> dict[str, Template]:
-        """All templates by name, as they are in the folder now."""
+    def catalogue(self) -> Catalogue:
+        """All templates by name, as they are in the folder now; a broken one costs itself alone."""
         return load_all(self.settings.templates)
 
     @cached_property
@@ -86,13 +89,23 @@ class Services:
         if file is None:
             return None
         if self.settings.dkim_selector is None:
-            raise SettingsError("NOTIFIER_DKIM_SELECTOR is not set.", fix="Name the DNS record of the key in NOTIFIER_DKIM_KEY_FILE.")
+            raise SettingsError(
+                "NOTIFIER_DKIM_SELECTOR is not set.",
+                fix="Name the DNS record of the key in NOTIFIER_DKIM_KEY_FILE.",
+            )
         try:
             pem = file.read_bytes()
         except OSError as error:
-            raise SettingsError(f"NOTIFIER_DKIM_KEY_FILE cannot be read: {error.strerror}.", fix="Correct or unset it.") from None
+            raise SettingsError(
+                f"NOTIFIER_DKIM_KEY_FILE cannot be read: {error.strerror}.",
+                fix="Correct or unset it.",
+            ) from None
         domain = self.settings.dkim_domain or self.settings.mail_domain
-        return DkimSigner(read_key(pem, "NOTIFIER_DKIM_KEY_FILE"), domain=domain, selector=self.settings.dkim_selector)
+        return DkimSigner(
+            read_key(pem, "NOTIFIER_DKIM_KEY_FILE"),
+            domain=domain,
+            selector=self.settings.dkim_selector,
+        )
 
     @cached_property
     def routes(self) -> Routes:
@@ -101,7 +114,9 @@ class Services:
         return load_routes(
             self.settings.require_smtp(),
             self.settings.routes_file,
-            sandbox=SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL") if sandbox else None,
+            sandbox=SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL")
+            if sandbox
+            else None,
         )
 
     @contextmanager

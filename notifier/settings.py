@@ -1,6 +1,8 @@
 """Settings, read from the environment once and passed on as one frozen value.
 
-Nothing else in the package reads `os.environ`, so a test or a second instance on the same machine is one `Settings` away.
+Nothing else in the package reads `os.environ`, so a test or a second instance on the same machine
+is one `Settings` away. A field's description, unit, example and what holds while it is unset
+stand beside it; the reference in the documents is made of them.
 """
 
 from __future__ import annotations
@@ -8,221 +10,295 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from ipaddress import ip_network
+from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, Self
 
 import psutil
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from notifier.errors import SettingsError
+from notifier.setting_types import (
+    CORRECT,
+    MIN_SECRET_CHARS,
+    Count,
+    Folder,
+    LogLevel,
+    Minutes,
+    Networks,
+    Number,
+    Port,
+    SecretKey,
+    SmtpServer,
+    SmtpUrl,
+    WebUrl,
+)
+from notifier.validation import first_problem
 
-MIN_SECRET_CHARS = 32
+__all__ = ["Settings", "SmtpServer", "unknown_variables", "variable"]
+
+PREFIX = "NOTIFIER_"
+DEFAULT_PUBLIC_URL = "http://127.0.0.1:8000"
 # In the folder NOTIFIER_VAR: how to reach the instance that `notifier up` runs there.
 INSTANCE_FILE = "instance.json"
 
 
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """Where mail is handed over: `smtp://` (STARTTLS when offered) or `smtps://` (TLS from the first byte)."""
+def _setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    example: str = "",
+    unset: str = "",
+    secret: bool = False,
+) -> Any:
+    """Declare a field: `unset` says what holds while it has no value, a `secret` is never shown."""
+    notes = {"unit": unit, "unset": unset}
+    return Field(
+        default,
+        description=description,
+        examples=[example] if example else None,
+        json_schema_extra={key: value for key, value in notes.items() if value},
+        repr=not secret,
+    )
 
-    host: str
-    port: int
-    implicit_tls: bool = False
-    username: str | None = None
-    password: str | None = None
+
+class Settings(BaseSettings):
+    """All that differs between two installations.
+
+    `Settings(…)` takes its values from its arguments alone; `from_env` reads `NOTIFIER_*`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    var: Folder = _setting(
+        Path("var"),
+        "The folder for state: logs, metrics, and the private servers' data.",
+        unset="var in the current folder",
+        example="/var/lib/notifier",
+    )
+    templates: Folder = _setting(
+        Path("templates"),
+        "The folder of the mails' templates, with topics.toml and sender.toml.",
+        unset="templates in the current folder, else beside the program",
+        example="/etc/notifier/templates",
+    )
+    campaigns: Folder = _setting(
+        Path("campaigns"),
+        "The folder of the campaigns' files.",
+        unset="campaigns in the current folder, else beside the program",
+        example="/etc/notifier/campaigns",
+    )
+    sources: Folder = _setting(
+        Path("sources"),
+        "The folder with a file for each system that reports dossier events.",
+        unset="sources in the current folder, else beside the program",
+        example="/etc/notifier/sources",
+    )
+    database_url: str | None = _setting(
+        None,
+        "PostgreSQL 18.",
+        unset="a private one, started by notifier up",
+        example="postgresql://user:password@host/name",
+        secret=True,
+    )
+    broker_url: str | None = _setting(
+        None,
+        "Valkey or Redis.",
+        unset="a private one, started by notifier up",
+        example="redis://:password@host:6379/0",
+        secret=True,
+    )
+    smtp_url: SmtpUrl | None = _setting(
+        None,
+        "Where mail is handed over; with a password TLS is demanded.",
+        unset="the mail catcher, started by notifier up",
+        example="smtps://user:password@host",
+        secret=True,
+    )
+    sandbox_smtp_url: SmtpUrl | None = _setting(
+        None,
+        "Where mail of sandbox keys goes. Without it such keys are refused.",
+        unset="the mail catcher, started by notifier up",
+        example="smtp://127.0.0.1:2525",
+        secret=True,
+    )
+    public_url: WebUrl = _setting(
+        DEFAULT_PUBLIC_URL,
+        "What links in mails begin with.",
+        unset="the web server of notifier up",
+        example="https://notices.example.test",
+    )
+    secret_key: SecretKey | None = _setting(
+        None,
+        f"Signs links; {MIN_SECRET_CHARS} characters or more. Keep it, or old links die.",
+        unset="made once by notifier up, in var/secret",
+        example="the output of: openssl rand -hex 32",
+        secret=True,
+    )
+    routes_file: Folder | None = _setting(
+        None,
+        "The routes file: limits towards providers.",
+        unset="everything goes to NOTIFIER_SMTP_URL without limits",
+        example="/etc/notifier/routes.toml",
+    )
+    mail_domain: str = _setting(
+        "notices.example.test",
+        "The domain of Message-ID, List-Id and return path.",
+        example="notices.example.test",
+    )
+    hostname: str = _setting(
+        "notifier.example.test", "Our name in EHLO.", example="mail.example.test"
+    )
+    dkim_key_file: Folder | None = _setting(
+        None,
+        "The RSA key that mail is signed with.",
+        unset="mail is not signed here",
+        example="/var/lib/notifier/dkim/notices-2026.pem",
+    )
+    dkim_selector: str | None = _setting(
+        None, "The name of that key in DNS.", example="notices-2026"
+    )
+    dkim_domain: str | None = _setting(
+        None,
+        "The domain that signs; senders' addresses belong to it.",
+        unset="NOTIFIER_MAIL_DOMAIN",
+        example="example.test",
+    )
+    lease_seconds: Number = _setting(
+        30.0,
+        "How long a dead worker's batch rests before it is taken back.",
+        unit="seconds",
+        example="30",
+    )
+    sweep_seconds: Number = _setting(
+        2.0, "How often lost wakes and dead leases are looked for.", unit="seconds", example="2"
+    )
+    smtp_timeout_seconds: Number = _setting(
+        60.0,
+        "Patience for a server's reply; five times as long after the final dot.",
+        unit="seconds",
+        example="60",
+    )
+    connections: Count = _setting(
+        8, "SMTP connections of one sending process.", unit="connections", example="8"
+    )
+    retry_minutes: Minutes = _setting(
+        (5.0, 15.0, 30.0, 60.0, 120.0, 240.0),
+        "The waits between tries of a deferred message; the last one is repeated.",
+        unit="minutes",
+        example="5,15,30,60,120,240",
+    )
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "auto: for eyes on a terminal, else JSON.", example="json"
+    )
+    log_level: LogLevel = _setting("INFO", "The least level that is logged.", example="WARNING")
+    metrics_port: Port = _setting(
+        0, "Each Celery worker serves /metrics there; 0: not.", example="9102"
+    )
+    trusted_proxies: Networks = _setting(
+        (),
+        "Reverse proxies whose X-Forwarded-For names the client. Without it all clients of a proxy "
+        "share one limit of checks.",
+        unset="none",
+        example="10.0.0.5,192.168.7.0/24",
+    )
+    api_per_minute: Count = _setting(
+        120_000, "Requests and events that one key may send.", unit="a minute", example="6000"
+    )
+    webhooks_private: bool = _setting(
+        False,
+        "true allows webhooks to private addresses, in tests and closed networks.",
+        example="true",
+    )
 
     @classmethod
-    def parse(cls, url: str, *, setting: str) -> SmtpServer:
-        """Read `smtp[s]://[user:password@]host[:port]`; raise SettingsError naming `setting`."""
-        parts = urlsplit(url)
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's form
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the arguments alone: `from_env` says when the environment is read."""
+        return (init_settings,)
+
+    def __init__(self, **values: Any) -> None:
+        """Check the values; raise SettingsError naming the variable that cannot be used."""
         try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or port == -1:
-            raise SettingsError(f"{setting} is not an SMTP address.", fix="Write it as smtp://host:25 or smtps://user:password@host.")
-        implicit = parts.scheme == "smtps"
-        return cls(
-            host=parts.hostname,
-            port=port or (465 if implicit else 25),
-            implicit_tls=implicit,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-        )
-
-
-def _running_instance(var: Path) -> dict[str, str]:
-    """Return the addresses of the instance that runs in `var`; nothing when its note is a leftover of one that was killed."""
-    try:
-        note = json.loads((var / INSTANCE_FILE).read_text())
-        if psutil.Process(note["pid"]).create_time() == note["started"]:
-            return {key: value for key, value in note.items() if isinstance(value, str)}
-    except (OSError, ValueError, KeyError, psutil.Error):
-        pass
-    return {}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that differs between two installations. Times are in seconds."""
-
-    var: Path = Path("var")
-    templates: Path = Path("templates")
-    campaigns: Path = Path("campaigns")
-    sources: Path = Path("sources")
-    database_url: str | None = None
-    broker_url: str | None = None
-    smtp_url: str | None = None
-    sandbox_smtp_url: str | None = None
-    public_url: str = "http://127.0.0.1:8000"
-    secret_key: str | None = None
-    routes_file: Path | None = None
-    mail_domain: str = "notices.example.test"
-    hostname: str = "notifier.example.test"
-    dkim_key_file: Path | None = None
-    dkim_selector: str | None = None
-    dkim_domain: str | None = None
-    lease_seconds: float = 30.0
-    sweep_seconds: float = 2.0
-    smtp_timeout_seconds: float = 60.0
-    connections: int = 8
-    retry_minutes: tuple[float, ...] = (5, 15, 30, 60, 120, 240)
-    log_format: str = "auto"
-    log_level: str = "INFO"
-    metrics_port: int = 0
-    trusted_proxies: tuple[str, ...] = ()
-    api_per_minute: int = 120_000
-    webhooks_private: bool = False
+            super().__init__(**values)
+        except ValidationError as error:
+            problem = first_problem(error, type(self))
+            name = variable(problem.key) if problem.key else type(self).__name__
+            raise SettingsError(
+                f"{name} {problem.words}",
+                fix=CORRECT if problem.fix.startswith("Correct or remove") else problem.fix,
+            ) from None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read the `NOTIFIER_*` variables; raise SettingsError naming the variable that cannot be used."""
-        source = os.environ if env is None else env
+        """Read the `NOTIFIER_*` variables; raise SettingsError naming the one that cannot be used.
 
-        def text(name: str, default: str | None) -> str | None:
-            return source.get(f"NOTIFIER_{name}", "").strip() or default
-
-        def number(name: str, default: float) -> float:
-            raw = text(name, None)
-            if raw is None:
-                return default
-            try:
-                value = float(raw)
-            except ValueError:
-                value = -1.0
-            if not 0 <= value < 1e9:  # noqa: PLR2004 - any bound serves: it also refuses nan and inf
-                raise SettingsError(f"NOTIFIER_{name} is not a number of 0 or more.", fix="Correct or unset it.")
-            return value
-
-        root = cls._project_root()
-        var = Path(text("VAR", "var") or "var").absolute()
-        running = _running_instance(var)
-        secret = text("SECRET_KEY", running.get("secret_key"))
-        if secret is not None and len(secret) < MIN_SECRET_CHARS:
-            raise SettingsError(
-                f"NOTIFIER_SECRET_KEY is shorter than {MIN_SECRET_CHARS} characters.",
-                fix="Use for example the output of: openssl rand -hex 32",
-            )
-        smtp = text("SMTP_URL", running.get("smtp_url"))
-        if smtp is not None:
-            SmtpServer.parse(smtp, setting="NOTIFIER_SMTP_URL")
-        sandbox = text("SANDBOX_SMTP_URL", running.get("sandbox_smtp_url"))
-        if sandbox is not None:
-            SmtpServer.parse(sandbox, setting="NOTIFIER_SANDBOX_SMTP_URL")
-        private = (text("WEBHOOKS_PRIVATE", None) or "false").lower()
-        if private not in {"true", "false"}:
-            raise SettingsError("NOTIFIER_WEBHOOKS_PRIVATE is neither true nor false.", fix="Correct or unset it.")
-        public = (text("PUBLIC_URL", running.get("public_url", cls.public_url)) or "").rstrip("/")
-        if urlsplit(public).scheme not in {"http", "https"} or not urlsplit(public).hostname:
-            raise SettingsError("NOTIFIER_PUBLIC_URL is not a web address.", fix="Write it as https://host.")
-        log_format = text("LOG_FORMAT", "auto") or "auto"
-        if log_format not in {"auto", "console", "json"}:
-            raise SettingsError("NOTIFIER_LOG_FORMAT is not one of auto, console, json.", fix="Correct or unset it.")
-        routes, dkim = text("ROUTES_FILE", None), text("DKIM_KEY_FILE", None)
-        return cls(
-            var=var,
-            templates=Path(text("TEMPLATES", None) or root / "templates").absolute(),
-            campaigns=Path(text("CAMPAIGNS", None) or root / "campaigns").absolute(),
-            sources=Path(text("SOURCES", None) or root / "sources").absolute(),
-            database_url=text("DATABASE_URL", running.get("database_url")),
-            broker_url=text("BROKER_URL", running.get("broker_url")),
-            smtp_url=smtp,
-            sandbox_smtp_url=sandbox,
-            public_url=public,
-            secret_key=secret,
-            routes_file=Path(routes).absolute() if routes else None,
-            mail_domain=text("MAIL_DOMAIN", cls.mail_domain) or cls.mail_domain,
-            hostname=text("HOSTNAME", cls.hostname) or cls.hostname,
-            dkim_key_file=Path(dkim).absolute() if dkim else None,
-            dkim_selector=text("DKIM_SELECTOR", None),
-            dkim_domain=text("DKIM_DOMAIN", None),
-            lease_seconds=number("LEASE_SECONDS", cls.lease_seconds),
-            sweep_seconds=number("SWEEP_SECONDS", cls.sweep_seconds),
-            smtp_timeout_seconds=number("SMTP_TIMEOUT_SECONDS", cls.smtp_timeout_seconds),
-            connections=max(1, int(number("CONNECTIONS", cls.connections))),
-            retry_minutes=cls._minutes(text("RETRY_MINUTES", None)),
-            log_format=log_format,
-            log_level=(text("LOG_LEVEL", "INFO") or "INFO").upper(),
-            metrics_port=int(number("METRICS_PORT", 0)),
-            trusted_proxies=cls._networks(text("TRUSTED_PROXIES", None)),
-            api_per_minute=max(1, int(number("API_PER_MINUTE", cls.api_per_minute))),
-            webhooks_private=private == "true",
-        )
+        An empty variable is an unset one. What is unset comes from the instance that runs in the
+        folder NOTIFIER_VAR, then from the defaults.
+        """
+        given = EnvSettingsSource(cls)
+        given.env_vars = {
+            name.lower(): value.strip()
+            for name, value in (os.environ if env is None else env).items()
+            if name.startswith(PREFIX) and value.strip()
+        }
+        found = given()
+        var = Path(found.get("var", "var")).absolute()
+        root = _project_root()
+        folders = {name: root / name for name in ("templates", "campaigns", "sources")}
+        return cls(**{**folders, **_running_instance(var), **found, "var": var})
 
     def to_env(self) -> dict[str, str]:
         """Return the variables by which another process gets the same settings."""
         values: dict[str, str] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in self:
             if value is not None:
                 shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                values[f"NOTIFIER_{field.name.upper()}"] = shown
+                values[variable(name)] = shown
         return values
 
-    @staticmethod
-    def _minutes(raw: str | None) -> tuple[float, ...]:
-        if raw is None:
-            return (5, 15, 30, 60, 120, 240)
-        try:
-            steps = tuple(float(part) for part in raw.split(","))
-        except ValueError:
-            steps = ()
-        if not steps or not all(0 < step < 1e6 for step in steps):  # noqa: PLR2004 - refuses nan and inf as well
-            raise SettingsError("NOTIFIER_RETRY_MINUTES is not a list of minutes.", fix="Write it as 5,15,30,60,120,240 or unset it.")
-        return steps
-
-    @staticmethod
-    def _networks(raw: str | None) -> tuple[str, ...]:
-        try:
-            return tuple(str(ip_network(part.strip(), strict=False)) for part in raw.split(",")) if raw else ()
-        except ValueError:
-            raise SettingsError(
-                "NOTIFIER_TRUSTED_PROXIES is not a list of addresses.", fix="Write it as 10.0.0.5,192.168.7.0/24 or unset it."
-            ) from None
-
-    @staticmethod
-    def _project_root() -> Path:
-        """Return the folder that holds templates/ and campaigns/: the current one, else the checkout of this package."""
-        here = Path.cwd()
-        return here if (here / "templates").is_dir() else Path(__file__).resolve().parent.parent
+    def replace(self, **changes: Any) -> Self:
+        """Return the same settings but for `changes`; raise SettingsError."""
+        return type(self)(**{**dict(self), **changes})
 
     def require_database(self) -> str:
         """Return the database URL; raise SettingsError when there is none."""
         if not self.database_url:
-            raise SettingsError("No database is set.", fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No database is set.",
+                fix="Set NOTIFIER_DATABASE_URL, or start everything with: notifier up",
+            )
         return self.database_url
 
     def require_broker(self) -> str:
         """Return the broker URL; raise SettingsError when there is none."""
         if not self.broker_url:
-            raise SettingsError("No broker is set.", fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No broker is set.",
+                fix="Set NOTIFIER_BROKER_URL, or start everything with: notifier up",
+            )
         return self.broker_url
 
     def require_smtp(self) -> SmtpServer:
         """Return the SMTP server of the default route; raise SettingsError when there is none."""
         if not self.smtp_url:
-            raise SettingsError("No SMTP server is set.", fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up")
+            raise SettingsError(
+                "No SMTP server is set.",
+                fix="Set NOTIFIER_SMTP_URL, or start everything with: notifier up",
+            )
         return SmtpServer.parse(self.smtp_url, setting="NOTIFIER_SMTP_URL")
 
     def require_secret(self) -> bytes:
@@ -233,3 +309,43 @@ class Settings:
                 fix="Set NOTIFIER_SECRET_KEY to the output of: openssl rand -hex 32",
             )
         return self.secret_key.encode()
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Return the NOTIFIER_* variables that nobody reads, each with the name that may be meant."""
+    known = [variable(name) for name in Settings.model_fields]
+    names = sorted(os.environ if env is None else env)
+    return {
+        name: next(iter(get_close_matches(name, known, n=1, cutoff=0.8)), None)
+        for name in names
+        if name.startswith(PREFIX) and name not in known
+    }
+
+
+def _running_instance(var: Path) -> dict[str, str]:
+    """Return the addresses of the instance that runs in `var`.
+
+    None when its note is a leftover of one that was killed.
+    """
+    try:
+        note = json.loads((var / INSTANCE_FILE).read_text())
+        if psutil.Process(note["pid"]).create_time() == note["started"]:
+            return {
+                key: value
+                for key, value in note.items()
+                if isinstance(value, str) and key in Settings.model_fields
+            }
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        pass
+    return {}
+
+
+def _project_root() -> Path:
+    """Return the folder that holds templates/: the current one, else this package's checkout."""
+    here = Path.cwd()
+    return here if (here / "templates").is_dir() else Path(__file__).resolve().parent.parent

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -17,9 +16,9 @@ import pytest
 import redis
 
 from notifier.db import make_engine
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.postgres import Postgres
-from notifier.embedded.valkey import Valkey
+from notifier.instance.servers.catcher import Catcher
+from notifier.instance.servers.postgres import Postgres
+from notifier.instance.servers.valkey import Valkey
 from notifier.migrations import migrate
 from notifier.services import Services
 from notifier.settings import Settings
@@ -88,8 +87,7 @@ def catcher(tmp_path: Path) -> Iterator[Catcher]:
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str, broker_url: str) -> Settings:
     """Settings with real servers, short leases and quick retries; SMTP leads nowhere until a test says otherwise."""
-    return replace(
-        Settings(),
+    return Settings(
         var=tmp_path,
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",

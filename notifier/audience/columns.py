@@ -1,4 +1,7 @@
-"""Which column is which field: found by name, label or synonym, in Vietnamese or English, with or without accents."""
+"""Which column is which field.
+
+Found by name, label or synonym, in Vietnamese or English, with or without accents.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,22 @@ _REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """Return a heading without accents, case, punctuation and spaces. đ is no letter with an accent and is mapped by hand."""
-    spelled = unicodedata.normalize("NFD", unicodedata.normalize("NFC", text).casefold().replace("đ", "d"))
+    """Return a heading without accents, case, punctuation and spaces.
+
+    đ is no letter with an accent and is mapped by hand.
+    """
+    spelled = unicodedata.normalize(
+        "NFD", unicodedata.normalize("NFC", text).casefold().replace("đ", "d")
+    )
     return "".join(char for char in spelled if char.isalnum() and not unicodedata.combining(char))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column in use: its place, its heading as in the file, its field, and whether it belongs to a line of the mail."""
+    """A column in use: its place, its heading as in the file, and its field.
+
+    `line`: it belongs to a line of the mail, not to the whole.
+    """
 
     index: int
     heading: str
@@ -34,7 +45,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a table is read: the row of the headings, the columns in use, and the headings of those that are not."""
+    """How a table is read: the row of the headings, and the columns in use.
+
+    `unused` are the headings of those that are not, `headings` all of them.
+    """
 
     header_row: int
     used: tuple[Column, ...]
@@ -48,7 +62,9 @@ def _names(field: Field) -> Iterable[str]:
 
 def _wanted(template: Template) -> dict[str, tuple[Field, bool]]:
     """Return every known heading; a field's own name and label go before another's synonym."""
-    every = [(field, False) for field in (*STANDARD_FIELDS, *template.fields)] + [(field, True) for field in template.lines]
+    every = [(field, False) for field in (*STANDARD_FIELDS, *template.fields)] + [
+        (field, True) for field in template.lines
+    ]
     names: dict[str, tuple[Field, bool]] = {}
     for field, line in every:
         for name in (plain(field.name), *(plain(label) for label in field.label.values())):
@@ -60,31 +76,58 @@ def _wanted(template: Template) -> dict[str, tuple[Field, bool]]:
 
 
 def match(template: Template, row_no: int, cells: Sequence[Any]) -> Columns:
-    """Match a row of headings with the template's fields; columns may lack, see `check`. Raise TableError for a doubled one.
+    """Match a row of headings with the template's fields; columns may lack, see `check`.
 
-    A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not known with it.
+    A remark in brackets, such as "Hạn nộp (dd/mm/yyyy)", is looked over when the heading is not
+    known with it. Raise TableError for a doubled column.
     """
     wanted = _wanted(template)
-    headings = tuple(" ".join(unicodedata.normalize("NFC", str(cell)).split()) if cell is not None else "" for cell in cells)
-    found = {index: wanted[plain(heading)] for index, heading in enumerate(headings) if plain(heading) in wanted}
+    headings = tuple(
+        " ".join(unicodedata.normalize("NFC", str(cell)).split()) if cell is not None else ""
+        for cell in cells
+    )
+    found = {
+        index: wanted[plain(heading)]
+        for index, heading in enumerate(headings)
+        if plain(heading) in wanted
+    }
     exact = {(field.name, line) for field, line in found.values()}
     for index, heading in enumerate(headings):
-        meant = wanted.get(plain(_REMARK.sub("", heading))) if index not in found else None
-        # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that was meant.
+        meant = _without_remarks(wanted, heading) if index not in found else None
+        # "Tổng nợ" beside "Tổng nợ (USD)": the heading that is known as it stands is the one that
+        # was meant.
         if meant is not None and (meant[0].name, meant[1]) not in exact:
             found[index] = meant
     used: list[Column] = []
     for index, (field, line) in sorted(found.items()):
-        column = Column(index, headings[index], field, line)
-        if twin := next((each for each in used if each.field.name == field.name and each.line == line), None):
+        column = Column(index=index, heading=headings[index], field=field, line=line)
+        if twin := next(
+            (each for each in used if each.field.name == field.name and each.line == line), None
+        ):
             raise TableError(
-                f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" ({letters(index)}) both hold '
-                f"{field.label['en']} ({field.label['vi']}).",
+                f'The columns "{twin.heading}" ({letters(twin.index)}) and "{column.heading}" '
+                f"({letters(index)}) both hold {field.label['en']} ({field.label['vi']}).",
                 fix="Remove or rename one of them.",
             )
         used.append(column)
-    unused = tuple(heading for index, heading in enumerate(headings) if heading and index not in found)
-    return Columns(row_no, tuple(used), unused, headings)
+    unused = tuple(
+        heading for index, heading in enumerate(headings) if heading and index not in found
+    )
+    return Columns(header_row=row_no, used=tuple(used), unused=unused, headings=headings)
+
+
+def _without_remarks(
+    wanted: dict[str, tuple[Field, bool]], heading: str
+) -> tuple[Field, bool] | None:
+    """Return what a heading means with its remarks looked over, the last one first.
+
+    A label may end in a remark of its own: "Month of the notice (its first day) (required)".
+    """
+    while remarks := list(_REMARK.finditer(heading)):
+        heading = heading[: remarks[-1].start()] + heading[remarks[-1].end() :]
+        if (meant := wanted.get(plain(heading))) is not None:
+            return meant
+    return None
 
 
 def letters(index: int) -> str:
@@ -101,7 +144,9 @@ def check(template: Template, columns: Columns) -> None:
     """Raise TableError that names the required columns that lack, and what was found instead."""
     present = {(column.field.name, column.line) for column in columns.used}
     required = [(field, False) for field in STANDARD_FIELDS if field.required]
-    required += [(field, False) for field in template.fields if field.required and field.scope == "recipient"]
+    required += [
+        (field, False) for field in template.fields if field.required and field.scope == "recipient"
+    ]
     required += [(field, True) for field in template.lines if field.required]
     lacking = [field for field, line in required if (field.name, line) not in present]
     # A list without any column of the annex is a list of mails without annex.
@@ -110,4 +155,7 @@ def check(template: Template, columns: Columns) -> None:
     if lacking:
         names = ", ".join(f"{field.label['vi']} ({field.label['en']})" for field in lacking)
         found = ", ".join(heading for heading in columns.headings if heading)[:1000] or "nothing"
-        raise TableError(f"The list has no column for: {names}.", fix=f"Found in row {columns.header_row}: {found}.")
+        raise TableError(
+            f"The list has no column for: {names}.",
+            fix=f"Found in row {columns.header_row}: {found}.",
+        )

@@ -1,44 +1,42 @@
-"""A table's rows, checked one by one: each becomes a member of the audience or a rejection that says what to do."""
+"""A table's rows, checked one by one.
+
+Each becomes a member of the audience, or a rejection that says what to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from notifier.audience import fields
 from notifier.audience.columns import Column, Columns, check, match
 from notifier.audience.fields import CellError
 from notifier.audience.tables import Table
+from notifier.domain.audiences import Kind, Problem
 from notifier.errors import TableError
 from notifier.rendering.catalogue import Field, Template
 
 
 @dataclass(slots=True)
-class Problem:
-    """A row that was rejected, or accepted with a warning. `value` is masked; `cells` are the row as it came.
+class Rejection:
+    """A row that was rejected.
 
-    `tax_code` is that of a rejected row whose code could be read: its mail would lack what the row says.
+    `tax_code` is given where it could be read: its mail would lack what the row says.
     """
 
-    row_no: int
-    kind: str
-    column: str
-    value: str
-    code: str
-    vi: str
-    en: str
-    cells: list[str]
-    tax_code: str | None = None
+    problem: Problem
+    tax_code: str | None
 
 
 @dataclass(slots=True)
 class Member:
-    """A good row: `header` holds what belongs to the whole mail (with name, email, language), `line` one line of it or None.
+    """A good row: `header` holds what belongs to the whole mail, `line` one line of it or None.
 
-    `lacking` names the first field that a mail needs and this row leaves blank; only a later row of a mail may do so.
+    The name, the addresses and the language are part of the header. `lacking` names the first field
+    that a mail needs and this row leaves blank; only a later row of a mail may do so.
     """
 
     row_no: int
@@ -46,14 +44,17 @@ class Member:
     header: dict[str, Any]
     emails: list[str]
     line: dict[str, Any] | None
-    lacking: str | None = None
-    warnings: list[Problem] = field(default_factory=list)
+    lacking: str | None
+    warnings: list[Problem]
 
 
-def find_columns(template: Template, tables: Iterable[Table]) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
-    """Return the columns of the first table that has them, its rows after the headings, and how many those are at most, if known.
+def find_columns(
+    template: Template, tables: Iterable[Table]
+) -> tuple[Columns, Iterator[tuple[int, Sequence[Any]]], int | None]:
+    """Return the columns of the first table that has them, and its rows after the headings.
 
-    Titles may stand above the headings: of the first rows, the one that names most columns is taken. Raise TableError.
+    And how many those are at most, if known. Titles may stand above the headings: of the first
+    rows, the one that names most columns is taken. Raise TableError.
     """
     errors: list[tuple[int, TableError]] = []
     for table in tables:
@@ -79,7 +80,8 @@ def _known(template: Template, row: tuple[int, Sequence[Any]]) -> int:
     try:
         return len(match(template, *row).used)
     except TableError:
-        # Headings with a doubled column are headings, too; `match` names the double when they are chosen.
+        # Headings with a doubled column are headings, too; `match` names the double when they are
+        # chosen.
         return len(row[1])
 
 
@@ -95,7 +97,16 @@ def cell_text(value: Any) -> str:
 
 
 _STANDARD = ("tax_code", "email", "name")
-_Step = tuple[Column, int, str, Field, Callable[[Any, Field], Any]]
+
+
+class _Step(NamedTuple):
+    """How one cell becomes a value: what the loop over a row's columns needs, at hand."""
+
+    column: Column
+    place: int
+    key: str
+    kind: Field
+    parse: Callable[[Any, Field], Any]
 
 
 class RowReader:
@@ -108,14 +119,20 @@ class RowReader:
         self._header = [_step(column) for name, column in own.items() if name not in _STANDARD]
         self._lines = [_step(column) for column in columns.used if column.line]
         self._needed = [
-            (self._name.field.name, self._name), (self._email.field.name, self._email),
-            *((key, column) for column, _, key, kind, _ in self._header if kind.required and kind.scope == "recipient"),
-        ]  # fmt: skip
+            (self._name.field.name, self._name),
+            (self._email.field.name, self._email),
+            *(
+                (key, column)
+                for column, _, key, kind, _ in self._header
+                if kind.required and kind.scope == "recipient"
+            ),
+        ]
         self._width = len(columns.headings)
-        # Only where several rows make one mail may a row leave to another what belongs to the whole mail.
+        # Only where several rows make one mail may a row leave to another what belongs to the
+        # whole mail.
         self._may_lack = bool(template.lines)
 
-    def read(self, row_no: int, cells: Sequence[Any]) -> Member | Problem:
+    def read(self, row_no: int, cells: Sequence[Any]) -> Member | Rejection:
         """Check a row; the first thing wrong with it rejects it."""
         if len(cells) < self._width:
             cells = [*cells, *[""] * (self._width - len(cells))]
@@ -132,42 +149,89 @@ class RowReader:
                 emails, bad = fields.addresses(cells[column.index])
                 if not emails:
                     raise bad[0][1]
-                header["email"] = emails[0].lower() if len(emails) == 1 else ";".join(sorted(each.lower() for each in emails))
+                header["email"] = (
+                    emails[0].lower()
+                    if len(emails) == 1
+                    else ";".join(sorted(each.lower() for each in emails))
+                )
             column = self._name
             if (name := fields.text(cells[column.index], column.field)) is not None:
                 header["name"] = name
-            for column, index, key, kind, parse in self._header:
-                if (value := parse(cells[index], kind)) is not None:
+            for column, place, key, kind, parse in self._header:
+                if (value := parse(cells[place], kind)) is not None:
                     header[key] = value
             for key, column in self._needed:
                 if key not in header:
                     if not self._may_lack:
-                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+                        raise CellError(
+                            "missing",
+                            "Ô này bắt buộc nhưng đang trống.",
+                            "This cell is required and empty.",
+                        )
                     lacking = key
                     break
-            for column, index, key, kind, parse in self._lines:
-                if (value := parse(cells[index], kind)) is not None:
+            for column, place, key, kind, parse in self._lines:
+                if (value := parse(cells[place], kind)) is not None:
                     line[key] = value
             if line:
                 for column, _, key, kind, _ in self._lines:
                     if kind.required and key not in line:
-                        raise CellError("missing", "Ô này bắt buộc nhưng đang trống.", "This cell is required and empty.")
+                        raise CellError(
+                            "missing",
+                            "Ô này bắt buộc nhưng đang trống.",
+                            "This cell is required and empty.",
+                        )
         except CellError as error:
-            problem = self._problem(row_no, column, cells[column.index], error, cells, "rejected")
-            problem.tax_code = code
-            return problem
-        member = Member(row_no, code, header, emails, line or None, lacking)
-        if bad:
-            member.warnings = [self._problem(row_no, self._email, part, error, cells, "warning") for part, error in bad]
-        return member
+            problem = _problem(row_no, cells, column, cells[column.index], error, kind="rejected")
+            return Rejection(problem=problem, tax_code=code)
+        return Member(
+            row_no=row_no,
+            tax_code=code,
+            header=header,
+            emails=emails,
+            line=line or None,
+            lacking=lacking,
+            warnings=[
+                _problem(row_no, cells, self._email, part, error, kind="warning")
+                for part, error in bad
+            ],
+        )
 
-    def _problem(self, row_no: int, column: Column, value: Any, error: CellError, cells: Sequence[Any], kind: str) -> Problem:
-        return Problem(row_no, kind, column.heading, shown(value), error.code, error.vi, error.en, [cell_text(cell) for cell in cells])
+
+def _problem(
+    row_no: int,
+    cells: Sequence[Any],
+    column: Column,
+    value: Any,
+    error: CellError,
+    *,
+    kind: Kind,
+) -> Problem:
+    return Problem(
+        row_no=row_no,
+        kind=kind,
+        column=column.heading,
+        value=shown(value),
+        code=error.code,
+        vi=error.vi,
+        en=error.en,
+        cells=[cell_text(cell) for cell in cells],
+    )
 
 
 def _step(column: Column) -> _Step:
-    parse = _language if column.field.name == "language" and not column.line else fields.PARSERS[column.field.type]
-    return column, column.index, column.field.name, column.field, parse
+    parse = (
+        _language
+        if column.field.name == "language" and not column.line
+        else fields.PARSERS[column.field.type]
+    )
+    return _Step(
+        column=column,
+        place=column.index,
+        key=column.field.name,
+        kind=column.field,
+        parse=parse,
+    )
 
 
 def _language(value: Any, _: Field) -> str | None:

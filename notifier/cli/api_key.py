@@ -21,13 +21,24 @@ console = Console(highlight=False)
 @app.command()
 def create(
     name: Annotated[str, typer.Option("--name", help="The system that will use it.")],
-    scope: Annotated[list[str], typer.Option("--scope", help=f"What it may do, repeatable: {', '.join(keys.SCOPES)}.")],
+    scope: Annotated[
+        list[str],
+        typer.Option("--scope", help=f"What it may do, repeatable: {', '.join(keys.SCOPES)}."),
+    ],
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="Report events of this source alone, repeatable. Without it: of any.")
+        list[str] | None,
+        typer.Option(
+            "--source", help="Report events of this source alone, repeatable. Without it: of any."
+        ),
     ] = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Deliver to the catcher only.")] = False,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Deliver to the catcher only.")
+    ] = False,
     expires: Annotated[
-        datetime | None, typer.Option("--expires", help="Until then (Hanoi time).", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"])
+        datetime | None,
+        typer.Option(
+            "--expires", help="Until then (Hanoi time).", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
+        ),
     ] = None,
 ) -> None:
     """Make a key and show it, this once."""
@@ -35,14 +46,24 @@ def create(
     with Services() as services:
         if sandbox and not services.settings.sandbox_smtp_url:
             raise KeyRequestError(
-                "There is no catcher for sandbox keys.", fix="Set NOTIFIER_SANDBOX_SMTP_URL, for example to that of: notifier catcher"
+                "There is no catcher for sandbox keys.",
+                fix="Set NOTIFIER_SANDBOX_SMTP_URL, for example to that of: notifier catcher",
             )
         unknown = [each for each in source or () if each not in services.sources]
         if unknown:
-            raise KeyRequestError(f"There is no source {unknown[0]}.", fix=f"Known are: {', '.join(services.sources)}.")
+            raise KeyRequestError(
+                f"There is no source {unknown[0]}.",
+                fix=f"Known are: {', '.join(services.sources)}.",
+            )
         with services.engine.begin() as connection:
             token = keys.create(
-                connection, name=name, scopes=scope, sandbox=sandbox, now=services.clock(), expires_at=until, sources=source or ()
+                connection,
+                name=name,
+                scopes=scope,
+                sandbox=sandbox,
+                now=services.clock(),
+                expires_at=until,
+                sources=source or (),
             )
     # Alone on standard output, so that a script can take it.
     typer.echo(token)
@@ -58,7 +79,11 @@ def list_keys() -> None:
     now = services.clock()
     for key in found:
         state = "revoked" if key.revoked_at else "valid" if key.valid_at(now) else "expired"
-        used = key.last_used_at.astimezone(HANOI).strftime("%d/%m/%Y %H:%M") if key.last_used_at else "never"
+        used = (
+            key.last_used_at.astimezone(HANOI).strftime("%d/%m/%Y %H:%M")
+            if key.last_used_at
+            else "never"
+        )
         table.add_row(
             key.name,
             ", ".join(sorted(key.scopes)),

@@ -1,4 +1,7 @@
-"""`notifier bench events`: dossier events through the real API to the sink, alone and beside a campaign. bench/README.md says what it means."""
+"""`notifier bench events`: dossier events through the real API to the sink.
+
+Alone and beside a campaign; bench/README.md says what each figure means.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ from sqlalchemy import text
 
 from notifier.cli.bench import OurSink, running, write_list
 from notifier.domain import keys
-from notifier.domain.definitions import Definition, load_definition
-from notifier.embedded.processes import LOOPBACK, kept_port
+from notifier.domain.campaign_files import Definition, load_definition
 from notifier.errors import UnavailableError
-from notifier.flows import campaign as story
-from notifier.flows.audience import load_list
+from notifier.flows import control as story
+from notifier.flows.launch import launch
+from notifier.flows.lists import load_list
+from notifier.instance.processes import LOOPBACK, kept_port
 from notifier.services import Services
+from notifier.states import MessageState
 
 CONNECTIONS = 16
 PER_SECOND = 50
@@ -56,13 +61,16 @@ def event(number: int, *, status: int = 2, at: datetime | None = None) -> dict[s
 
 
 class Caller:
-    """One connection to the API; what is told is kept by the message's id with the moment (epoch seconds) of the answer."""
+    """One connection to the API.
+
+    What was reported is kept by the message's id, with the moment (epoch seconds) of the answer.
+    """
 
     def __init__(self, port: int, key: str) -> None:
         """Connect lazily."""
         self._connection = http.client.HTTPConnection(LOOPBACK, port, timeout=30)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self.told: dict[str, float] = {}
+        self.reported: dict[str, float] = {}
 
     def post(self, path: str, body: Any) -> Any:
         """Send a request; raise UnavailableError when it is not taken."""
@@ -70,21 +78,25 @@ class Caller:
         answer = self._connection.getresponse()
         raw = answer.read()
         if answer.status not in {200, 202}:
-            raise UnavailableError(f"The API answered {answer.status}.", fix=raw.decode(errors="replace")[:300])
+            raise UnavailableError(
+                f"The API answered {answer.status}.", fix=raw.decode(errors="replace")[:300]
+            )
         return orjson.loads(raw)
 
     def one(self, number: int) -> None:
         """Report one event."""
         found = self.post("dossier-events", event(number))
-        self.told[found["message_id"]] = time.time()
+        self.reported[found["message_id"]] = time.time()
 
     def many(self, numbers: Sequence[int]) -> None:
         """Report a batch."""
         found = self.post("dossier-events/batch", {"events": [event(number) for number in numbers]})
         now = time.time()
         if found["refused"]:
-            raise UnavailableError("The API refused an event of a batch.", fix=str(found["results"])[:300])
-        self.told.update((result["message_id"], now) for result in found["results"])
+            raise UnavailableError(
+                "The API refused an event of a batch.", fix=str(found["results"])[:300]
+            )
+        self.reported.update((result["message_id"], now) for result in found["results"])
 
 
 class Bench:
@@ -95,7 +107,7 @@ class Bench:
         self._services = services
         self._make: Callable[[], Caller] = lambda: Caller(port, key)
         self._numbers = itertools.count()
-        self.told: dict[str, float] = {}
+        self.reported: dict[str, float] = {}
 
     def _together(self, callers: Sequence[Caller], work: Any) -> float:
         """Let every caller work in a thread of its own; return the seconds it took."""
@@ -104,7 +116,7 @@ class Bench:
             list(pool.map(work, callers))
         seconds = time.perf_counter() - began
         for caller in callers:
-            self.told |= caller.told
+            self.reported |= caller.reported
         return seconds
 
     def singles(self, seconds: float) -> float:
@@ -117,7 +129,7 @@ class Bench:
                 caller.one(next(self._numbers))
 
         took = self._together(callers, work)
-        return sum(len(caller.told) for caller in callers) / took
+        return sum(len(caller.reported) for caller in callers) / took
 
     def batches(self, events: int) -> float:
         """Report events in batches; return events a second."""
@@ -129,10 +141,13 @@ class Bench:
                 caller.many([next(self._numbers) for _ in range(_BATCH)])
 
         took = self._together(callers, work)
-        return sum(len(caller.told) for caller in callers) / took
+        return sum(len(caller.reported) for caller in callers) / took
 
     def latency(self, seconds: float, stop: threading.Event | None = None) -> tuple[float, float]:
-        """Report `PER_SECOND` events a second; return the median and the 99th percentile from a 202 to the server's 250, in ms."""
+        """Report `PER_SECOND` events a second.
+
+        Return the median and the 99th percentile from a 202 to the server's 250, in ms.
+        """
         callers = [self._make() for _ in range(CONNECTIONS)]
         began = time.perf_counter()
         total = int(seconds * PER_SECOND)
@@ -148,12 +163,14 @@ class Bench:
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(work, range(CONNECTIONS)))
-        told: dict[str, float] = {}
+        reported: dict[str, float] = {}
         for caller in callers:
-            told |= caller.told
-        self.told |= told
-        settled = self.settled(list(told))
-        waits = sorted(max(0.0, settled[each] - at) * 1000 for each, at in told.items() if each in settled)
+            reported |= caller.reported
+        self.reported |= reported
+        settled = self.settled(list(reported))
+        waits = sorted(
+            max(0.0, settled[each] - at) * 1000 for each, at in reported.items() if each in settled
+        )
         if not waits:
             raise UnavailableError("No notice arrived.", fix="See the logs of the workers.")
         return waits[len(waits) // 2], waits[min(len(waits) - 1, len(waits) * 99 // 100)]
@@ -165,7 +182,10 @@ class Bench:
         while True:
             with self._services.session() as session:
                 rows = session.execute(
-                    text("""SELECT id::text, extract(epoch FROM settled_at)::float8, state::text FROM message WHERE id = ANY(:ids)"""),
+                    text(
+                        """SELECT id::text, extract(epoch FROM settled_at)::float8, state::text
+                             FROM message WHERE id = ANY(:ids)"""
+                    ),
                     {"ids": ids},
                 ).all()
             if all(state in _SETTLED for _, _, state in rows) or time.monotonic() > deadline:
@@ -174,8 +194,15 @@ class Bench:
 
 
 def events(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Take less than 50 seconds: fewer events, a smaller campaign.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Take less than 50 seconds: fewer events, a smaller campaign."
+        ),
+    ] = False,
 ) -> None:
     """Measure dossier events through the API, alone and beside a running campaign."""
     with tempfile.TemporaryDirectory(prefix="notifier-bench-", ignore_cleanup_errors=True) as name:
@@ -188,7 +215,13 @@ def events(
             with running(folder / "var", sink, 2, port=port) as instance:
                 services = Services(instance.settings)
                 with services.engine.begin() as connection:
-                    key = keys.create(connection, name="bench", scopes=["events:write"], sandbox=False, now=services.clock())
+                    key = keys.create(
+                        connection,
+                        name="bench",
+                        scopes=["events:write"],
+                        sandbox=False,
+                        now=services.clock(),
+                    )
                 figures = measure(services, Bench(services, port, key), sink, quick=quick)
                 services.close()
         finally:
@@ -201,9 +234,11 @@ def events(
 
 
 @contextmanager
-def campaign(services: Services, definition: Definition, audience: Path) -> Iterator[threading.Event]:
+def campaign(
+    services: Services, definition: Definition, audience: Path
+) -> Iterator[threading.Event]:
     """Let a campaign run meanwhile, and wait for its end; the event says that it is over."""
-    story.launch(services, definition, audience=audience)
+    launch(services, definition, audience=audience)
     over = threading.Event()
 
     def watch() -> None:
@@ -222,21 +257,25 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
     mails = 60_000 if quick else 114_072
     path = services.settings.var / "bench.csv"
     write_list(path, mails)
-    definition = replace(load_definition(services.settings.campaigns / "debt-notice.toml", name=_CAMPAIGN), window=None, not_after=None)
+    definition = replace(
+        load_definition(services.settings.campaigns / "debt-notice.toml", name=_CAMPAIGN),
+        window=None,
+        not_after=None,
+    )
     load_list(services, path, services.catalogue[definition.template])
     bench.latency(1)
     _err.print("Single events …")
     singles = bench.singles(3 if quick else 10)
     _err.print("Batches …")
     batches = bench.batches(8_000 if quick else 40_000)
-    bench.settled(list(bench.told))
+    bench.settled(list(bench.reported))
     _err.print(f"{PER_SECOND} events a second …")
     alone = bench.latency(5 if quick else 20)
     _err.print(f"{PER_SECOND} events a second beside a campaign of {mails:,} …")
     with campaign(services, definition, path) as over:
         # Only while the campaign runs: a calm second behind it would flatter the figures.
         beside = bench.latency(60, stop=over)
-    bench.settled(list(bench.told))
+    bench.settled(list(bench.reported))
     rates: dict[str, int] = {}
     if not quick:
         _err.print("Single events and batches beside another one …")
@@ -246,11 +285,17 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
                 "with_campaign_batch_events_per_second": round(bench.batches(10_000)),
             }
             if over.is_set():
-                raise UnavailableError("The campaign was over before the events were taken.", fix="Run it again, on an idle machine.")
-        bench.settled(list(bench.told))
-    sent = [story.status(services, name).counts.states.get("accepted", 0) for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])]
+                raise UnavailableError(
+                    "The campaign was over before the events were taken.",
+                    fix="Run it again, on an idle machine.",
+                )
+        bench.settled(list(bench.reported))
+    sent = [
+        story.status(services, name).counts.of(MessageState.ACCEPTED)
+        for name in ([_CAMPAIGN] if quick else [_CAMPAIGN, _SECOND])
+    ]
     received, distinct = sink.counts()
-    wanted = len(bench.told) + mails * len(sent)
+    wanted = len(bench.reported) + mails * len(sent)
     return {
         "single_events_per_second": round(singles),
         "batch_events_per_second": round(batches),
@@ -261,6 +306,6 @@ def measure(services: Services, bench: Bench, sink: OurSink, *, quick: bool) -> 
         **rates,
         "lost": wanted - (received if distinct is None else distinct),
         "duplicated": 0 if distinct is None else received - distinct,
-        "events": len(bench.told),
+        "events": len(bench.reported),
         "campaign_accepted": sum(sent),
     }

@@ -13,26 +13,47 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from notifier.domain.calendar import HANOI
-from notifier.domain.campaigns import State
-from notifier.domain.definitions import Definition, load_definition
+from notifier.domain.campaign_files import load_definition
 from notifier.errors import CampaignError
-from notifier.flows import campaign as story
-from notifier.flows import proof, report
-from notifier.flows.audience import first_problems, write_rejected
+from notifier.flows import control as story
+from notifier.flows import launch as launches
+from notifier.flows import proofs as proof
+from notifier.flows import report
+from notifier.flows.lists import first_problems, write_rejected
 from notifier.services import Services
+from notifier.states import CampaignState, MessageState
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, launch and watch campaigns.")
 console = Console()
 errors = Console(stderr=True)
 
-File = Annotated[Path, typer.Argument(help="The campaign's file, such as campaigns/debt-notice.toml.", show_default=False)]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="The campaign's file, such as campaigns/debt-notice.toml.", show_default=False
+    ),
+]
 Name = Annotated[str, typer.Argument(help="The campaign's name, or its file.", show_default=False)]
-ListFile = Annotated[Path | None, typer.Option("--audience", help="The list: CSV, XLSX, XLS or ODS. Default: the one the file names.")]
-OtherName = Annotated[str | None, typer.Option("--name", help="Launch under this name instead of the file's.")]
+ListFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--audience", help="The list: CSV, XLSX, XLS or ODS. Default: the one the file names."
+    ),
+]
+OtherName = Annotated[
+    str | None, typer.Option("--name", help="Launch under this name instead of the file's.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -48,8 +69,12 @@ def _name(value: str) -> str:
 @contextmanager
 def _bar(*, quiet: bool = False) -> Iterator[Progress]:
     columns = (
-        TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, transient=quiet, disable=quiet) as progress:
         yield progress
 
@@ -63,11 +88,13 @@ def _reader(progress: Progress, title: str) -> Callable[[int, int | None], None]
     return advance
 
 
-def _print(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """Print JSON for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def _thousands(value: int) -> str:
+def thousands(value: int) -> str:
+    """Return a number as Vietnam writes it: 1.234.567."""
     return f"{value:,}".replace(",", ".")
 
 
@@ -75,7 +102,10 @@ def _thousands(value: int) -> str:
 def check(
     file: File,
     audience: ListFile = None,
-    rejected: Annotated[Path | None, typer.Option("--rejected", help="Write rejected rows and warnings to this .csv or .xlsx.")] = None,
+    rejected: Annotated[
+        Path | None,
+        typer.Option("--rejected", help="Write rejected rows and warnings to this .csv or .xlsx."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read the list and render every mail without sending one; report what would happen."""
@@ -84,32 +114,37 @@ def check(
     with _bar(quiet=as_json) as progress:
         reading = _reader(progress, "Reading the list")
         rendering = _reader(progress, "Rendering")
-        result = proof.check(services, definition, audience=audience, progress=reading, rendered=rendering)
+        result = proof.check(
+            services, definition, audience=audience, progress=reading, rendered=rendering
+        )
     if rejected is not None:
         write_rejected(services, result.audience.id, rejected)
     if as_json:
-        _print(result.to_json())
+        print_json(result.to_json())
         return
-    _show_check(services, definition, result)
+    show_check(services, definition.title, result)
     if rejected is not None:
         console.print(f"Rejected rows and warnings: {rejected}")
 
 
-def _show_check(services: Services, definition: Definition, result: proof.Check) -> None:
+def show_check(services: Services, title: str, result: proof.Check) -> None:
+    """Print what a campaign would do."""
     listed = result.audience
-    table = Table(title=f"{definition.title} ({definition.name})", show_header=False, title_justify="left")
-    table.add_row("Rows read", _thousands(listed.rows_read))
-    table.add_row("  accepted", _thousands(listed.accepted))
-    table.add_row("  merged into another row's mail", _thousands(listed.merged))
-    table.add_row("  rejected", _thousands(listed.rejected))
-    table.add_row("Mails", _thousands(result.messages))
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_row("Rows read", thousands(listed.rows_read))
+    table.add_row("  accepted", thousands(listed.accepted))
+    table.add_row("  merged into another row's mail", thousands(listed.merged))
+    table.add_row("  rejected", thousands(listed.rejected))
+    table.add_row("Mails", thousands(result.messages))
     for reason, number in sorted(result.suppressed.items()):
-        table.add_row(f"  not sent: {reason}", _thousands(number))
+        table.add_row(f"  not sent: {reason}", thousands(number))
     if result.unrenderable_total:
-        table.add_row("  cannot be rendered", _thousands(result.unrenderable_total))
+        table.add_row("  cannot be rendered", thousands(result.unrenderable_total))
     for key, value in listed.totals.items():
-        table.add_row(f"Sum of {key}", f"{_thousands(int(value))} đồng")
-    table.add_row("Largest mail", f"{result.largest_bytes / 1024:.1f} kB (row {result.largest_row})")
+        table.add_row(f"Sum of {key}", f"{thousands(int(value))} đồng")
+    table.add_row(
+        "Largest mail", f"{result.largest_bytes / 1024:.1f} kB (row {result.largest_row})"
+    )
     table.add_row("Estimated duration", f"{result.seconds:.0f} s once it starts")
     if result.opens_at:
         table.add_row("Window opens", _moment(datetime.fromisoformat(result.opens_at)))
@@ -126,15 +161,24 @@ def _show_check(services: Services, definition: Definition, result: proof.Check)
 def preview(
     file: File,
     audience: ListFile = None,
-    row: Annotated[int | None, typer.Option("--row", help="The row of the list, as the spreadsheet program counts.")] = None,
-    tax_code: Annotated[str | None, typer.Option("--tax-code", help="The taxpayer whose mail to show.")] = None,
+    row: Annotated[
+        int | None,
+        typer.Option("--row", help="The row of the list, as the spreadsheet program counts."),
+    ] = None,
+    tax_code: Annotated[
+        str | None, typer.Option("--tax-code", help="The taxpayer whose mail to show.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder to write to.")] = Path("preview"),
 ) -> None:
     """Write one recipient's mail as HTML, text and .eml."""
     definition = load_definition(file)
     found = proof.preview(_services(), definition, audience=audience, row=row, tax_code=tax_code)
     out.mkdir(parents=True, exist_ok=True)
-    for ending, content in ((".html", found.html.encode()), (".txt", found.text.encode()), (".eml", found.raw)):
+    for ending, content in (
+        (".html", found.html.encode()),
+        (".txt", found.text.encode()),
+        (".eml", found.raw),
+    ):
         path = out / f"{definition.name}{ending}"
         path.write_bytes(content)
         console.print(str(path))
@@ -158,9 +202,14 @@ def launch(
     audience: ListFile = None,
     name: OtherName = None,
     at: Annotated[
-        datetime | None, typer.Option("--at", help="Start then (Hanoi time).", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"])
+        datetime | None,
+        typer.Option(
+            "--at", help="Start then (Hanoi time).", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay and show progress until it is finished.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay and show progress until it is finished.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Freeze the campaign, plan every message and start it."""
@@ -168,34 +217,54 @@ def launch(
     definition = load_definition(file, name=name)
     with _bar(quiet=as_json) as progress:
         moment = at.replace(tzinfo=HANOI) if at else None
-        launched = story.launch(services, definition, audience=audience, at=moment, progress=_reader(progress, "Reading the list"))
+        launched = launches.launch(
+            services,
+            definition,
+            audience=audience,
+            at=moment,
+            progress=_reader(progress, "Reading the list"),
+        )
     if wait and at is None:
         watch(services, launched.name, quiet=as_json)
     if as_json:
-        _print(story.status(services, launched.name).to_json())
+        print_json(story.status(services, launched.name).to_json())
     elif wait and at is None:
         show_status(story.status(services, launched.name))
     else:
         when = f"starts {_moment(launched.launch_at)}" if launched.launch_at else "is under way"
-        console.print(f"{launched.name} {when}: {_thousands(launched.total)} mails. See: notifier campaign status {launched.name}")
+        console.print(
+            f"{launched.name} {when}: {thousands(launched.total)} mails. "
+            f"See: notifier campaign status {launched.name}"
+        )
 
 
 def watch(
-    services: Services, name: str, *, quiet: bool = False, every: float = 0.5, until: Callable[[], bool] = lambda: False
+    services: Services,
+    name: str,
+    *,
+    quiet: bool = False,
+    every: float = 0.5,
+    until: Callable[[], bool] = lambda: False,
 ) -> story.Status:
     """Show a bar until the campaign is over or `until` says so; return its last status. Ctrl-C stops the watching, not the campaign."""
     with _bar(quiet=quiet) as progress:
         task = progress.add_task("Sending", total=None)
         while True:
             now = story.status(services, name)
-            progress.update(task, completed=now.done, total=now.campaign.total, description=_describe(now))
+            progress.update(
+                task, completed=now.done, total=now.campaign.total, description=_describe(now)
+            )
             if now.over or until():
                 return now
             time.sleep(every)
 
 
 def _describe(now: story.Status) -> str:
-    return "Sending" if now.campaign.state is State.RUNNING else now.campaign.state.value.capitalize()
+    return (
+        "Sending"
+        if now.campaign.state is CampaignState.RUNNING
+        else now.campaign.state.value.capitalize()
+    )
 
 
 @app.command()
@@ -203,7 +272,7 @@ def status(name: Name, as_json: Json = False) -> None:
     """Show where a campaign stands."""
     now = story.status(_services(), _name(name))
     if as_json:
-        _print(now.to_json())
+        print_json(now.to_json())
     else:
         show_status(now)
 
@@ -215,18 +284,29 @@ def _moment(value: datetime | None) -> str:
 def show_status(now: story.Status) -> None:
     """Print a campaign's state and counts."""
     values = now.to_json()
-    table = Table(title=f"{values['title']} ({values['name']})", show_header=False, title_justify="left")
+    table = Table(
+        title=f"{values['title']} ({values['name']})", show_header=False, title_justify="left"
+    )
     table.add_row("State", values["state"])
-    table.add_row("Mails", _thousands(values["total"]))
-    for key in ("accepted", "queued", "deferred", "refused", "expired", "cancelled", "held", "given_up"):
+    table.add_row("Mails", thousands(values["total"]))
+    for key in (
+        "accepted",
+        "queued",
+        "deferred",
+        "refused",
+        "expired",
+        "cancelled",
+        "held",
+        "given_up",
+    ):
         if values[key] or key in {"accepted", "queued"}:
-            table.add_row(f"  {key.replace('_', ' ')}", _thousands(values[key]))
+            table.add_row(f"  {key.replace('_', ' ')}", thousands(values[key]))
     for reason, number in sorted(values["skipped"].items()):
-        table.add_row(f"  skipped: {reason}", _thousands(number))
+        table.add_row(f"  skipped: {reason}", thousands(number))
     if values["in_doubt"]:
-        table.add_row("Were in doubt", _thousands(values["in_doubt"]))
-    if values["set_aside"]:
-        table.add_row("Set aside (see docs/operating.md)", _thousands(values["set_aside"]))
+        table.add_row("Were in doubt", thousands(values["in_doubt"]))
+    if values["dead_letter"]:
+        table.add_row("Set aside (see docs/operating.md)", thousands(values["dead_letter"]))
     table.add_row("Started", _moment(now.campaign.started_at))
     table.add_row("Finished", _moment(now.campaign.finished_at))
     if now.campaign.started_at and now.campaign.finished_at:
@@ -241,9 +321,13 @@ def pause(name: Name) -> None:
     services = _services()
     paused = story.pause(services, _name(name))
     deadline = time.monotonic() + 5
-    while (now := story.status(services, paused.name)).counts.in_flight_batches and time.monotonic() < deadline:
+    while (
+        now := story.status(services, paused.name)
+    ).counts.in_flight_batches and time.monotonic() < deadline:
         time.sleep(0.05)
-    console.print(f"{paused.name} is paused: {_thousands(now.done)} of {_thousands(paused.total)} mails are done.")
+    console.print(
+        f"{paused.name} is paused: {thousands(now.done)} of {thousands(paused.total)} mails are done."
+    )
 
 
 @app.command()
@@ -258,20 +342,26 @@ def cancel(name: Name) -> None:
     services = _services()
     cancelled = story.cancel(services, _name(name))
     deadline = time.monotonic() + 5
-    while (now := story.status(services, cancelled.name)).campaign.state is State.CANCELLING and time.monotonic() < deadline:
+    while (
+        now := story.status(services, cancelled.name)
+    ).campaign.state is CampaignState.CANCELLING and time.monotonic() < deadline:
         time.sleep(0.1)
         story.end_cancel(services, cancelled.id)
     console.print(
-        f"{cancelled.name} is {now.campaign.state.value}: {_thousands(now.counts.states.get('accepted', 0))} of "
-        f"{_thousands(cancelled.total)} mails had been accepted."
+        f"{cancelled.name} is {now.campaign.state.value}: {thousands(now.counts.of(MessageState.ACCEPTED))} of "
+        f"{thousands(cancelled.total)} mails had been accepted."
     )
 
 
 @app.command("in-doubt")
 def in_doubt(
     name: Name,
-    resend: Annotated[bool, typer.Option("--resend", help="Send the held mails again, with the same Message-ID.")] = False,
-    give_up: Annotated[bool, typer.Option("--give-up", help="Leave them as they are, for good.")] = False,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send the held mails again, with the same Message-ID.")
+    ] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Leave them as they are, for good.")
+    ] = False,
 ) -> None:
     """Decide the mails that are held because nobody knows whether the server took them."""
     services = _services()
@@ -279,17 +369,19 @@ def in_doubt(
     if resend and give_up:
         raise CampaignError("--resend and --give-up exclude each other.", fix="Give one of them.")
     if not resend and not give_up:
-        held = story.status(services, name).counts.states.get("in_doubt", 0)
-        console.print(f"{_thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up.")
+        held = story.status(services, name).counts.of(MessageState.IN_DOUBT)
+        console.print(
+            f"{thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up."
+        )
         return
     number = story.decide_in_doubt(services, name, resend=resend)
-    console.print(f"{_thousands(number)} mails {'are sent again' if resend else 'were given up'}.")
+    console.print(f"{thousands(number)} mails {'are sent again' if resend else 'were given up'}.")
 
 
 @app.command("retry")
 def retry(name: Name) -> None:
     """Give batches that were set aside, because workers died over them, back to the workers."""
-    number = story.retry_set_aside(_services(), _name(name))
+    number = story.retry_dead_letters(_services(), _name(name))
     console.print(f"{number} batches were given back.")
 
 
@@ -301,14 +393,16 @@ def write(
     """Write one row per mail: outcome, reply, time, attempts."""
     services = _services()
     with _bar() as progress:
-        number = report.write_report(services, _name(name), out, progress=_reader(progress, "Writing"))
-    console.print(f"{out}: {_thousands(number)} rows")
+        number = report.write_report(
+            services, _name(name), out, progress=_reader(progress, "Writing")
+        )
+    console.print(f"{out}: {thousands(number)} rows")
 
 
 @app.command("list")
 def list_all() -> None:
     """Show the campaigns, the newest first."""
     table = Table("Name", "State", "Mails", "Launched")
-    for each in story.newest(_services()):
-        table.add_row(each.name, each.state.value, _thousands(each.total), _moment(each.launched_at))
+    for each in story.listed(_services()):
+        table.add_row(each.name, each.state.value, thousands(each.total), _moment(each.launched_at))
     console.print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import smtplib
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from notifier import migrations
+from notifier.cli.failures import explain
 from notifier.cli.up import prepare_database
 from notifier.db import make_engine
-from notifier.embedded.instance import parts
 from notifier.errors import NotifierError, SettingsError
+from notifier.instance.supervisor import parts
 from notifier.queues import LANES, QUEUES, WEBHOOKS
 from notifier.services import Services
-from notifier.settings import Settings
+from notifier.settings import Settings, unknown_variables
 
 console = Console(highlight=False)
 _UNWELL = 3
-_DKIM_OFF = "off: mail is signed only where the mail server does it; to sign here: notifier dkim create SELECTOR"
+_DKIM_OFF = (
+    "off: mail is signed only where the mail server does it; "
+    "to sign here: notifier dkim create SELECTOR"
+)
 
 
 def web(
@@ -58,39 +60,62 @@ def web(
 
 
 def worker(
-    lane: Annotated[str, typer.Option("--lane", help="campaign, notice (with housekeeping) or webhooks.")],
+    lane: Annotated[
+        str, typer.Option("--lane", help="campaign, notice (with housekeeping) or webhooks.")
+    ],
     processes: Annotated[int, typer.Option("--processes", min=1, max=64)] = 2,
 ) -> None:
-    """Send mail of one lane, or tell other systems by webhooks."""
+    """Send mail of one lane, or notify other systems by webhooks."""
     known = (*LANES, WEBHOOKS)
     if lane not in known:
         raise SettingsError(f"There is no lane {lane}.", fix=f"Lanes are: {', '.join(known)}.")
-    chosen = next(part for part in parts(processes, web=False, port=0) if part.name == f"worker-{lane}")
-    os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
+    settings = Settings.from_env()
+    settings.require_database()
+    settings.require_secret()
+    if lane != WEBHOOKS:
+        settings.require_smtp()
+    _become(f"worker-{lane}", processes)
 
 
 def beat() -> None:
     """Call the periodic sweep; run exactly one."""
-    chosen = next(part for part in parts(1, web=False, port=0) if part.name == "beat")
+    _become("beat")
+
+
+def _become(name: str, processes: int = 1) -> None:
+    """Let this process be a part of the system, so that what stops us stops that."""
+    Settings.from_env().require_broker()
+    chosen = next(part for part in parts(processes, web=False, port=0) if part.name == name)
     os.execv(chosen.command[0], chosen.command)  # noqa: S606 - the command is ours
 
 
 def catcher(
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 2525,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    folder: Annotated[Path | None, typer.Option("--folder", help="Where to keep mail. Default: the state folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to keep mail. Default: the state folder.")
+    ] = None,
 ) -> None:
     """Run the mail catcher: an SMTP server that keeps mail instead of delivering it."""
     kept = folder or Settings.from_env().var / "mail"
-    command = [sys.executable, "-m", "notifier.embedded.catcher", "--port", str(port), "--host", host, "--folder", str(kept)]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    command = [
+        sys.executable,
+        "-m",
+        "notifier.instance.servers.catcher",
+        "--port",
+        str(port),
+        "--host",
+        host,
+        "--folder",
+        str(kept),
+    ]
+    # In our place and not below us: whoever stops this process means that one.
+    os.execv(command[0], command)  # noqa: S606 - the command is ours
 
 
 def migrate() -> None:
     """Bring the database to this program's schema. Safe to run twice, also at once."""
-    settings = Settings.from_env()
-    _reachable(settings)
-    prepare_database(settings)
+    prepare_database(Settings.from_env())
     console.print("The database is up to date.")
 
 
@@ -99,19 +124,11 @@ def _reachable(settings: Settings) -> None:
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
-    except OperationalError as error:
-        raise NotifierError(_short(error), fix="Check NOTIFIER_DATABASE_URL and that PostgreSQL runs.") from None
     finally:
         engine.dispose()
 
 
-def _short(error: Exception) -> str:
-    words = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
-    return f"The database cannot be reached: {words}."
-
-
 def _check_schema(settings: Settings) -> None:
-    _reachable(settings)
     engine = make_engine(settings.require_database(), pool_size=1)
     try:
         if migrations.pending(engine):
@@ -122,7 +139,9 @@ def _check_schema(settings: Settings) -> None:
 
 def _check_broker(services: Services) -> None:
     if any(services.queues.depth(queue) is None for queue in QUEUES):
-        raise NotifierError("The broker cannot be reached.", fix="Check NOTIFIER_BROKER_URL and that Valkey runs.")
+        raise NotifierError(
+            "The broker cannot be reached.", fix="Check NOTIFIER_BROKER_URL and that Valkey runs."
+        )
 
 
 def _check_smtp(settings: Settings) -> None:
@@ -133,17 +152,27 @@ def _check_smtp(settings: Settings) -> None:
             client.ehlo(settings.hostname)
     except OSError as error:
         raise NotifierError(
-            f"The SMTP server {server.host}:{server.port} cannot be reached: {error}.", fix="Check NOTIFIER_SMTP_URL."
+            f"The SMTP server {server.host}:{server.port} cannot be reached: {error}.",
+            fix="Check NOTIFIER_SMTP_URL.",
         ) from None
 
 
 def _check_dkim(services: Services) -> None:
     if services.dkim is not None and (refusal := services.dkim.refusal(services.sender.address)):
-        raise SettingsError(refusal, fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml.")
+        raise SettingsError(
+            refusal, fix="Correct NOTIFIER_DKIM_DOMAIN, or the address in templates/sender.toml."
+        )
+
+
+def _check_templates(services: Services) -> None:
+    services.catalogue.require_all()
 
 
 def doctor() -> None:
-    """Check everything this service needs; say in a line each what is wrong and what to do. Exit code 3 when anything is."""
+    """Check everything this service needs; say in a line each what is wrong and what to do.
+
+    Exit code 3 when anything is.
+    """
     settings = Settings.from_env()
     services = Services(settings)
     checks: dict[str, Callable[[], object]] = {
@@ -153,7 +182,7 @@ def doctor() -> None:
         "smtp": lambda: _check_smtp(settings),
         "routes": lambda: services.routes,
         "secret": settings.require_secret,
-        "templates": lambda: services.catalogue,
+        "templates": lambda: _check_templates(services),
         "topics": lambda: services.topics,
         "sources": lambda: services.sources,
         "sender": lambda: services.sender,
@@ -163,12 +192,19 @@ def doctor() -> None:
     for name, check in checks.items():
         try:
             check()
-        except NotifierError as error:
+        except Exception as error:
+            found = explain(error)
+            if found is None:
+                raise
             well = False
-            console.print(f"{name:<10} {error}", markup=False, soft_wrap=True)
+            console.print(f"{name:<10} {found}", markup=False, soft_wrap=True)
         else:
             off = name == "dkim" and services.dkim is None
             console.print(f"{name:<10} {_DKIM_OFF if off else 'ok'}", soft_wrap=True)
     services.close()
+    for name, meant in unknown_variables().items():
+        advice = f"Is {meant} meant?" if meant else "Unset it."
+        words = f"warning: {name} is set, and nothing reads it. {advice}"
+        console.print(f"{'settings':<10} {words}", markup=False, soft_wrap=True)
     if not well:
         raise typer.Exit(_UNWELL)

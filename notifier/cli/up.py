@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -18,14 +19,18 @@ from rich.table import Table
 from notifier import migrations
 from notifier.db import make_engine
 from notifier.domain import calendar
-from notifier.embedded.instance import Instance
+from notifier.instance.supervisor import Instance, make_private
 from notifier.observability import use_metrics_folder
 from notifier.settings import Settings
 
 console = Console(stderr=True, highlight=False)
 
-Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="The web server's port on 127.0.0.1.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that send campaigns.")]
+Port = Annotated[
+    int, typer.Option("--port", min=1, max=65535, help="The web server's port on 127.0.0.1.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, max=64, help="Processes that send campaigns.")
+]
 NoWeb = Annotated[bool, typer.Option("--no-web", help="Do not start the web server.")]
 
 
@@ -41,8 +46,17 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def make_instance(settings: Settings, *, port: int, workers: int, web: bool = True, logs: bool = True, keep_mail: bool = True) -> Instance:
+def make_instance(
+    settings: Settings,
+    *,
+    port: int,
+    workers: int,
+    web: bool = True,
+    logs: bool = True,
+    keep_mail: bool = True,
+) -> Instance:
     """Return an instance that is ready to be started."""
+    make_private(settings.var)
     return Instance(
         settings,
         port=port,
@@ -57,7 +71,10 @@ def make_instance(settings: Settings, *, port: int, workers: int, web: bool = Tr
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set; a second Ctrl-C changes nothing, the stop is under way."""
+    """Give an event that Ctrl-C and SIGTERM set.
+
+    A second Ctrl-C changes nothing: the stop is under way.
+    """
     done = threading.Event()
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
@@ -86,7 +103,12 @@ def show(instance: Instance) -> None:
 
 
 def up(port: Port = 8000, workers: Workers = 2, no_web: NoWeb = False) -> None:
-    """Start everything: database, broker, mail catcher, workers, web. Parts whose address is in the environment are used, not started."""
+    """Start everything: database, broker, mail catcher, workers, web.
+
+    Parts whose address is in the environment are used, not started.
+    """
+    # What it writes holds names and addresses: nobody else of the machine reads them.
+    os.umask(0o077)
     instance = make_instance(Settings.from_env(), port=port, workers=workers, web=not no_web)
     with until_stopped() as done:
         console.print("Starting …")

@@ -1,7 +1,8 @@
-"""Working days and sending windows, in the time of Hanoi.
+"""Working days and sending windows in Hanoi's time; the one module of verbs for `calendar_day`.
 
-The table `calendar_day` is the truth and may be edited; `seed` fills it with the official holidays that the package `holidays` knows (it
-misses some of the swapped days that are announced each year). A day that is not in the table is a working day from Monday to Friday.
+The table is the truth and may be edited; `seed` fills it with the official holidays that the
+package `holidays` knows (it misses some of the swapped days that are announced each year). A day
+that is not in the table is a working day from Monday to Friday.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 import holidays
-from sqlalchemy import Connection, text
+from pydantic import BeforeValidator, Field, model_validator
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
 
 from notifier.errors import CampaignError
+from notifier.schema import CalendarDay
+from notifier.validation import Otherwise, Table, read, wrong
 
 HANOI = ZoneInfo("Asia/Ho_Chi_Minh")
 _SATURDAY = 5
@@ -60,7 +65,10 @@ class Window:
                 return opens
             if local < datetime.combine(day, self.closes, HANOI):
                 return now
-        raise CampaignError("The sending window does not open within a year.", fix="Correct the calendar or the window.")
+        raise CampaignError(
+            "The sending window does not open within a year.",
+            fix="Correct the calendar or the window.",
+        )
 
     def to_json(self) -> dict[str, str]:
         """Return what `from_json` reads."""
@@ -69,34 +77,65 @@ class Window:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, where: str = "window") -> Window:
         """Read `{days, from, to}`; raise CampaignError that names the key of `where` at fault."""
-        if unknown := sorted(set(value) - {"days", "from", "to"}):
-            raise CampaignError(f"[{where}] has the unknown key {unknown[0]}.", fix="Known are days, from, to.")
-        days = value.get("days", "working")
-        if days not in {"working", "all"}:
-            raise CampaignError(f"[{where}] days is neither working nor all.", fix='Write days = "working".')
-        hours = []
-        for key, default in (("from", "08:00"), ("to", "17:00")):
-            try:
-                hours.append(time.fromisoformat(str(value.get(key, default))))
-            except ValueError as error:
-                raise CampaignError(f"[{where}] {key} is not an hour.", fix=f'Write {key} = "{default}".') from error
-        if hours[0] >= hours[1]:
-            raise CampaignError(f"[{where}] closes before it opens.", fix="Let from be earlier than to.")
-        return cls(days, hours[0], hours[1])
+        return read(WindowTable, value, where=f"[{where}]", raises=CampaignError).window()
+
+
+def _hour(value: object) -> object:
+    """Read an hour that is written as a text, or as TOML's own local time."""
+    if isinstance(value, str):
+        value = time.fromisoformat(value)
+    if isinstance(value, time) and value.tzinfo is not None:
+        raise ValueError("hours are Hanoi's")
+    return value
+
+
+_OPENS, _CLOSES = time(8), time(17)
+
+
+class WindowTable(Table):
+    """A sending window as a campaign's file or JSON describes it."""
+
+    days: Literal["working", "all"] = "working"
+    opens: Annotated[
+        time,
+        BeforeValidator(_hour),
+        Otherwise("is not an hour.", f'Write {{key}} = "{_OPENS:%H:%M}".'),
+    ] = Field(default=_OPENS, alias="from")
+    closes: Annotated[
+        time,
+        BeforeValidator(_hour),
+        Otherwise("is not an hour.", f'Write {{key}} = "{_CLOSES:%H:%M}".'),
+    ] = Field(default=_CLOSES, alias="to")
+
+    @model_validator(mode="after")
+    def _opens_first(self) -> Self:
+        if self.opens >= self.closes:
+            raise wrong("closes before it opens.", "Let from be earlier than to.")
+        return self
+
+    def window(self) -> Window:
+        """Return the window."""
+        return Window(self.days, self.opens, self.closes)
 
 
 def load(connection: Connection) -> Calendar:
     """Read the calendar from the database."""
-    return Calendar(dict(connection.execute(text("SELECT day, working FROM calendar_day")).all()))
+    days = connection.execute(select(CalendarDay.day, CalendarDay.working))
+    return Calendar({each.day: each.working for each in days})
 
 
 def seed(connection: Connection, years: range) -> int:
-    """Add the official holidays of `years` that are not in the table yet, never changing a row; return how many were added."""
+    """Add the official holidays of `years` that are not in the table yet; return how many.
+
+    A row that is there is never changed.
+    """
     official = holidays.country_holidays("VN", years=years, language="vi")
-    result = connection.execute(
-        text("""INSERT INTO calendar_day (day, working, name)
-                SELECT day, false, name FROM unnest(cast(:days AS date[]), cast(:names AS text[])) AS o (day, name)
-                ON CONFLICT (day) DO NOTHING"""),
-        {"days": list(official.keys()), "names": list(official.values())},
+    if not official:
+        return 0
+    added = connection.execute(
+        insert(CalendarDay)
+        .values([{"day": day, "working": False, "name": name} for day, name in official.items()])
+        .on_conflict_do_nothing(index_elements=[CalendarDay.day])
+        .returning(CalendarDay.day)
     )
-    return result.rowcount
+    return len(added.all())

@@ -1,18 +1,20 @@
-"""The one file of verbs for `dossier` and `dossier_event`: how far a dossier is, and every change of it that was ever reported."""
+"""The verbs of `dossier` and `dossier_event`: how far a dossier is, and every change of it."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from typing import Any, NamedTuple, Protocol
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
 
 import orjson
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, Row, bindparam, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Boolean, DateTime, Integer, LargeBinary, String, Uuid
 
+from notifier import schema
 from notifier.domain import calendar
 from notifier.domain.calendar import HANOI
 from notifier.domain.sources import Source, Status
@@ -21,48 +23,25 @@ from notifier.domain.sources import Source, Status
 _MORNING = time(8, 0)
 
 
-class Reported(Protocol):
-    """An event as a flow has checked it."""
+class Outcome(StrEnum):
+    """What an event led to."""
 
-    @property
-    def source(self) -> Source:
-        """The system that reports."""
+    QUEUED = "queued"
+    """A notice was planned."""
+    RECORDED = "recorded"
+    """The status has no notice."""
+    OLDER = "older"
+    """The applicant was notified of something newer already."""
+    NO_ADDRESS = "no-address"
+    """There is no e-mail address: listed for officers."""
 
-    @property
-    def status(self) -> Status:
-        """What the dossier's status is now."""
 
-    @property
-    def code(self) -> str:
-        """The dossier."""
+class DossierKey(NamedTuple):
+    """What makes a dossier the same dossier."""
 
-    @property
-    def occurred_at(self) -> datetime:
-        """When it changed."""
-
-    @property
-    def name(self) -> str:
-        """The applicant."""
-
-    @property
-    def tax_code(self) -> str | None:
-        """The applicant's tax code."""
-
-    @property
-    def language(self) -> str:
-        """The applicant's language."""
-
-    @property
-    def promised_at(self) -> datetime | None:
-        """The promised date."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Values of the notice's template."""
-
-    @property
-    def fingerprint(self) -> bytes:
-        """The hash of all that it says."""
+    source: str
+    code: str
+    sandbox: bool
 
 
 class EventKey(NamedTuple):
@@ -75,30 +54,127 @@ class EventKey(NamedTuple):
     sandbox: bool
 
 
-@dataclass(slots=True)
-class EventRow:
-    """A reported event and what became of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A change of a dossier, checked: the one form of it from the request to the row.
 
-    key: EventKey
-    id: uuid.UUID
+    `data` are values of the notice's template, `fingerprint` is the hash of all that was reported;
+    `key_id` is the system that reported it.
+    """
+
+    key_id: int
+    sandbox: bool
+    source: Source
+    status: Status
+    code: str
+    occurred_at: datetime
+    name: str
+    email: str | None = None
+    tax_code: str | None = None
+    language: str = "vi"
+    promised_at: datetime | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: bytes
-    outcome: str = "recorded"
+
+    @property
+    def dossier(self) -> DossierKey:
+        """The dossier that changed."""
+        return DossierKey(self.source.name, self.code, self.sandbox)
+
+    @property
+    def key(self) -> EventKey:
+        """What makes it this event."""
+        return EventKey(
+            self.source.name, self.code, self.status.code, self.occurred_at, self.sandbox
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventResult:
+    """What became of an event; `message_id` is its notice, when one was planned."""
+
+    id: uuid.UUID
+    outcome: Outcome
     message_id: uuid.UUID | None = None
-    key_id: int = 0
-    received_at: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is kept."""
+        return {
+            "id": str(self.id),
+            "outcome": self.outcome.value,
+            "message_id": None if self.message_id is None else str(self.message_id),
+        }
 
     @classmethod
-    def of(cls, event: Reported, sandbox: bool, number: uuid.UUID) -> EventRow:  # noqa: FBT001 - named by its parameter
-        """Return the row of an event that is not recorded yet."""
-        key = EventKey(event.source.name, event.code, event.status.code, event.occurred_at, sandbox)
-        return cls(key, number, event.fingerprint)
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        """Return what `to_json` kept."""
+        message_id = kept["message_id"]
+        return cls(
+            id=uuid.UUID(kept["id"]),
+            outcome=Outcome(kept["outcome"]),
+            message_id=None if message_id is None else uuid.UUID(message_id),
+        )
+
+
+class Fault(NamedTuple):
+    """What is wrong with one field: a JSON pointer (RFC 6901), a stable code, and a sentence.
+
+    It never repeats the value: that may be personal.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an event is not recorded: a stable code, a sentence, and the fields at fault."""
+
+    code: str
+    detail: str
+    faults: tuple[Fault, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is kept."""
+        return {
+            "code": self.code,
+            "detail": self.detail,
+            "errors": [each._asdict() for each in self.faults],
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        """Return what `to_json` kept."""
+        return cls(kept["code"], kept["detail"], tuple(Fault(**each) for each in kept["errors"]))
+
+
+CONFLICT = Refusal(
+    "conflict",
+    "This source, dossier, status and moment were reported before with other content; "
+    "that report stands.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event that was recorded before, with the hash of what was reported then."""
+
+    fingerprint: bytes
+    result: EventResult
+
+    def for_event(self, event: Event) -> EventResult | Refusal:
+        """Return what became of the event, or that it was another one."""
+        return self.result if event.fingerprint == self.fingerprint else CONFLICT
 
 
 @dataclass(slots=True)
 class Dossier:
-    """How far a dossier is. `seen_at` is the moment of its newest event, `told_at` of the newest its applicant was told of.
+    """How far a dossier is.
 
-    `waits`: the clock of the promised date stands still. `message_id` is the newest notice.
+    `seen_at` is the moment of its newest event, `notified_at` of the newest that its applicant was
+    notified of. `waits`: the clock of the promised date stands still. `message_id` is the newest
+    notice.
     """
 
     id: int
@@ -107,7 +183,7 @@ class Dossier:
     sandbox: bool
     status: str
     seen_at: datetime
-    told_at: datetime
+    notified_at: datetime
     message_id: uuid.UUID | None
     address_id: int | None
     name: str
@@ -121,14 +197,22 @@ class Dossier:
     apologised_at: datetime | None
     key_id: int
 
-    def see(self, event: Reported, address_id: int | None, *, key_id: int) -> None:
+    @property
+    def key(self) -> DossierKey:
+        """What makes it this dossier."""
+        return DossierKey(self.source, self.code, self.sandbox)
+
+    def see(self, event: Event, address_id: int | None) -> None:
         """Take over what the newest event says of the dossier; what it leaves out stays."""
-        self.seen_at, self.status, self.key_id = event.occurred_at, event.status.code, key_id
+        self.seen_at, self.status = event.occurred_at, event.status.code
+        self.key_id = event.key_id
         self.waits, self.closed = event.status.waits, event.status.closes
         self.name, self.language = event.name, event.language
         self.tax_code = event.tax_code or self.tax_code
         self.address_id = address_id if address_id is not None else self.address_id
-        self.data = self.data | {key: event.data[key] for key in _KEPT if event.data.get(key) is not None}
+        self.data = self.data | {
+            key: event.data[key] for key in _KEPT if event.data.get(key) is not None
+        }
         if event.promised_at is not None:
             if self.promised_at is None:
                 self.promised_at = event.promised_at
@@ -136,53 +220,74 @@ class Dossier:
                 self.new_promised_at = event.promised_at
 
     def apology_data(self, now: datetime) -> dict[str, Any]:
-        """Return the values of the apology: what is known of the dossier, with the old and the new date."""
-        dates = {"promised_at": self.promised_at, "new_promised_at": self.new_promised_at, "status_at": now}
-        told = {key: moment.astimezone(HANOI).isoformat(timespec="seconds") for key, moment in dates.items() if moment is not None}
-        return {**self.data, **told, "dossier_code": self.code}
+        """Return the values of the apology: what is known, with the old and the new date."""
+        dates = {
+            "promised_at": self.promised_at,
+            "new_promised_at": self.new_promised_at,
+            "status_at": now,
+        }
+        shown = {
+            key: moment.astimezone(HANOI).isoformat(timespec="seconds")
+            for key, moment in dates.items()
+            if moment is not None
+        }
+        return {**self.data, **shown, "dossier_code": self.code}
 
 
 _KEPT = ("procedure", "office", "reason")
-_COLUMNS = (
-    "id, source, code, sandbox, status, seen_at, told_at, message_id, address_id, name, language, tax_code, data, promised_at, "
-    "new_promised_at, waits, closed, apologised_at, key_id"
+# Psycopg cannot return -infinity; a dossier of which nothing is known began before everything.
+_BEGAN = literal_column("timestamptz '0002-01-01Z'", schema.Dossier.seen_at.type)
+_COLUMNS = tuple(
+    func.greatest(each, _BEGAN).label(each.name)
+    if each.name in {"seen_at", "notified_at"}
+    else each
+    for each in schema.Dossier.__table__.columns
 )
-# Psycopg cannot return -infinity; a dossier of which nothing is known yet began before everything.
-_SEEN = (
-    _COLUMNS.replace("seen_at", "greatest(seen_at, '0002-01-01Z') AS seen_at").replace(
-        "told_at", "greatest(told_at, '0002-01-01Z') AS told_at"
-    )
-)  # fmt: skip
-
 
 _KEYS = (
     bindparam("sources", type_=ARRAY(String)),
     bindparam("codes", type_=ARRAY(String)),
     bindparam("sandboxes", type_=ARRAY(Boolean)),
 )
-_EVENT_KEYS = (*_KEYS, bindparam("statuses", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(DateTime(timezone=True))))
+_EVENT_KEYS = (
+    *_KEYS,
+    bindparam("statuses", type_=ARRAY(String)),
+    bindparam("moments", type_=ARRAY(DateTime(timezone=True))),
+)
 
-# The empty update locks what is there and returns it: whoever comes later waits here until this transaction ends.
+# The four statements below take thousands of rows at once by unnest, which SQLAlchemy would spell
+# out row by row; they stay SQL.
+# The empty update locks what is there and returns it: whoever comes later waits here until this
+# transaction ends.
 _LOCK = text(f"""
 INSERT INTO dossier (source, code, sandbox, key_id)
-SELECT * FROM unnest(:sources, :codes, :sandboxes, :key_ids) AS o (source, code, sandbox, key_id) ORDER BY 1, 2, 3
+SELECT * FROM unnest(:sources, :codes, :sandboxes, :key_ids) AS o (source, code, sandbox, key_id)
+ ORDER BY 1, 2, 3
 ON CONFLICT (source, code, sandbox) DO UPDATE SET source = excluded.source
-RETURNING {_SEEN}
+RETURNING {", ".join(f"{each} AS {each.name}" for each in _COLUMNS)}
 """).bindparams(*_KEYS, bindparam("key_ids", type_=ARRAY(Integer)))
 
 _KNOWN = text("""
-SELECT e.id, e.source, e.code, e.status, e.occurred_at, e.sandbox, e.fingerprint, e.outcome, e.message_id, e.key_id
-  FROM unnest(:sources, :codes, :statuses, :moments, :sandboxes) AS o (source, code, status, occurred_at, sandbox)
+SELECT e.id, e.source, e.code, e.status, e.occurred_at, e.sandbox, e.fingerprint, e.outcome,
+       e.message_id
+  FROM unnest(:sources, :codes, :statuses, :moments, :sandboxes)
+       AS o (source, code, status, occurred_at, sandbox)
   JOIN dossier_event e USING (source, code, status, occurred_at, sandbox)
 """).bindparams(*_EVENT_KEYS)
 
 _INSERT = text("""
-INSERT INTO dossier_event (id, source, code, status, occurred_at, sandbox, received_at, key_id, fingerprint, outcome, message_id)
-SELECT * FROM unnest(:ids, :sources, :codes, :statuses, :moments, :sandboxes, :received, :key_ids, :fingerprints, :outcomes, :message_ids)
+INSERT INTO dossier_event (id, source, code, status, occurred_at, sandbox, received_at, key_id,
+                           fingerprint, outcome, message_id)
+SELECT o.id, o.source, o.code, o.status, o.occurred_at, o.sandbox, :received_at, o.key_id,
+       o.fingerprint, o.outcome, o.message_id
+  FROM unnest(:ids, :sources, :codes, :statuses, :moments, :sandboxes, :key_ids, :fingerprints,
+              :outcomes, :message_ids)
+       AS o (id, source, code, status, occurred_at, sandbox, key_id, fingerprint, outcome,
+             message_id)
 """).bindparams(
     *_EVENT_KEYS,
     bindparam("ids", type_=ARRAY(Uuid())),
-    bindparam("received", type_=ARRAY(DateTime(timezone=True))),
+    bindparam("received_at", type_=DateTime(timezone=True)),
     bindparam("key_ids", type_=ARRAY(Integer)),
     bindparam("fingerprints", type_=ARRAY(LargeBinary)),
     bindparam("outcomes", type_=ARRAY(String)),
@@ -190,14 +295,27 @@ SELECT * FROM unnest(:ids, :sources, :codes, :statuses, :moments, :sandboxes, :r
 )
 
 _CHANGED: dict[str, Any] = {
-    "status": String(), "seen_at": DateTime(timezone=True), "told_at": DateTime(timezone=True), "message_id": Uuid(),
-    "address_id": BigInteger(), "name": String(), "language": String(), "tax_code": String(), "promised_at": DateTime(timezone=True),
-    "new_promised_at": DateTime(timezone=True), "waits": Boolean(), "closed": Boolean(), "apologised_at": DateTime(timezone=True),
+    "status": String(),
+    "seen_at": DateTime(timezone=True),
+    "notified_at": DateTime(timezone=True),
+    "message_id": Uuid(),
+    "address_id": BigInteger(),
+    "name": String(),
+    "language": String(),
+    "tax_code": String(),
+    "promised_at": DateTime(timezone=True),
+    "new_promised_at": DateTime(timezone=True),
+    "waits": Boolean(),
+    "closed": Boolean(),
+    "apologised_at": DateTime(timezone=True),
     "key_id": Integer(),
-}  # fmt: skip
+}
 _SAVE = text(f"""
-UPDATE dossier d SET data = cast(o.data AS json), {", ".join(f"{name} = o.{name}" for name in _CHANGED)}
-  FROM unnest(:id, :data, {", ".join(f":{name}" for name in _CHANGED)}) AS o (id, data, {", ".join(_CHANGED)}) WHERE d.id = o.id
+UPDATE dossier d
+   SET data = cast(o.data AS jsonb), {", ".join(f"{name} = o.{name}" for name in _CHANGED)}
+  FROM unnest(:id, :data, {", ".join(f":{name}" for name in _CHANGED)})
+       AS o (id, data, {", ".join(_CHANGED)})
+ WHERE d.id = o.id
 """).bindparams(
     bindparam("id", type_=ARRAY(BigInteger)),
     bindparam("data", type_=ARRAY(String)),
@@ -205,102 +323,122 @@ UPDATE dossier d SET data = cast(o.data AS json), {", ".join(f"{name} = o.{name}
 )
 
 
-def lock(connection: Connection, wanted: Mapping[tuple[str, str, bool], int]) -> dict[tuple[str, str, bool], Dossier]:
-    """Return the dossiers by source, code and sandbox, locked until the transaction ends; one that is new begins, for its key."""
+def _dossiers(rows: Iterable[Row[Any]]) -> dict[DossierKey, Dossier]:
+    found = (Dossier(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name
+    return {each.key: each for each in found}
+
+
+def lock(connection: Connection, wanted: Mapping[DossierKey, int]) -> dict[DossierKey, Dossier]:
+    """Return the dossiers, locked until the transaction ends; one that is new begins, for its key."""
     if not wanted:
         return {}
-    rows = connection.execute(
-        _LOCK,
-        {
-            "sources": [source for source, _, _ in wanted],
-            "codes": [code for _, code, _ in wanted],
-            "sandboxes": [sandbox for _, _, sandbox in wanted],
-            "key_ids": list(wanted.values()),
-        },
+    return _dossiers(
+        connection.execute(
+            _LOCK,
+            {
+                "sources": [each.source for each in wanted],
+                "codes": [each.code for each in wanted],
+                "sandboxes": [each.sandbox for each in wanted],
+                "key_ids": list(wanted.values()),
+            },
+        )
     )
-    return {(each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)}
 
 
 def save(connection: Connection, dossiers: Sequence[Dossier]) -> None:
     """Write back dossiers that this transaction has locked."""
     if not dossiers:
         return
-    values: dict[str, list[Any]] = {name: [getattr(each, name) for each in dossiers] for name in ("id", *_CHANGED)}
-    connection.execute(_SAVE, values | {"data": [orjson.dumps(each.data).decode() for each in dossiers]})
+    values: dict[str, list[Any]] = {
+        name: [getattr(each, name) for each in dossiers] for name in ("id", *_CHANGED)
+    }
+    connection.execute(
+        _SAVE, values | {"data": [orjson.dumps(each.data).decode() for each in dossiers]}
+    )
 
 
-def _event_keys(keys: Iterable[EventKey]) -> dict[str, list[Any]]:
-    listed = list(keys)
+def _event_keys(keys: Sequence[EventKey]) -> dict[str, list[Any]]:
     return {
-        "sources": [key.source for key in listed],
-        "codes": [key.code for key in listed],
-        "statuses": [key.status for key in listed],
-        "moments": [key.occurred_at for key in listed],
-        "sandboxes": [key.sandbox for key in listed],
+        "sources": [key.source for key in keys],
+        "codes": [key.code for key in keys],
+        "statuses": [key.status for key in keys],
+        "moments": [key.occurred_at for key in keys],
+        "sandboxes": [key.sandbox for key in keys],
     }
 
 
-def known_events(connection: Connection, keys: Sequence[EventKey]) -> dict[EventKey, EventRow]:
+def known_events(connection: Connection, keys: Sequence[EventKey]) -> dict[EventKey, Recorded]:
     """Return those of the events that were recorded before."""
     if not keys:
         return {}
-    found = {}
-    for number, source, code, status, moment, sandbox, fingerprint, outcome, message_id, key_id in connection.execute(
-        _KNOWN, _event_keys(keys)
-    ):
-        key = EventKey(source, code, status, moment, sandbox)
-        found[key] = EventRow(key, number, bytes(fingerprint), outcome, message_id, key_id)
-    return found
-
-
-def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    """Record events of dossiers that this transaction has locked."""
-    if rows:
-        connection.execute(
-            _INSERT,
-            {
-                **_event_keys(row.key for row in rows),
-                "ids": [row.id for row in rows],
-                "received": [row.received_at for row in rows],
-                "key_ids": [row.key_id for row in rows],
-                "fingerprints": [row.fingerprint for row in rows],
-                "outcomes": [row.outcome for row in rows],
-                "message_ids": [row.message_id for row in rows],
-            },
+    return {
+        EventKey(row.source, row.code, row.status, row.occurred_at, row.sandbox): Recorded(
+            fingerprint=bytes(row.fingerprint),
+            result=EventResult(id=row.id, outcome=Outcome(row.outcome), message_id=row.message_id),
         )
+        for row in connection.execute(_KNOWN, _event_keys(keys))
+    }
+
+
+def insert_events(
+    connection: Connection, results: Sequence[tuple[Event, EventResult]], now: datetime
+) -> None:
+    """Record events of dossiers that this transaction has locked, each with what became of it."""
+    if not results:
+        return
+    connection.execute(
+        _INSERT,
+        {
+            **_event_keys([event.key for event, _ in results]),
+            "received_at": now,
+            "key_ids": [event.key_id for event, _ in results],
+            "fingerprints": [event.fingerprint for event, _ in results],
+            "ids": [result.id for _, result in results],
+            "outcomes": [result.outcome.value for _, result in results],
+            "message_ids": [result.message_id for _, result in results],
+        },
+    )
 
 
 def apology_horizon(connection: Connection, now: datetime) -> datetime:
-    """Return the moment up to which promised dates call for an apology now: from 8 in the morning, the end of the next working day."""
+    """Return the moment up to which promised dates call for an apology now.
+
+    From 8 in the morning that is the end of the next working day.
+    """
     days = calendar.load(connection)
     local = now.astimezone(HANOI)
     today = local.date()
     if local.time() < _MORNING or not days.is_working(today):
-        # Not before this working day begins: what was due then is told then.
+        # Not before this working day begins: what was due then is sent then.
         return datetime.combine(today, time(0), HANOI)
     return datetime.combine(days.add_working_days(today, 1) + timedelta(days=1), time(0), HANOI)
 
 
 def overdue(
-    connection: Connection, sources: Sequence[str], before: datetime, now: datetime, most: int
-) -> dict[tuple[str, str, bool], Dossier]:
-    """Return open dossiers promised before `before` and not before `now`'s day, whose applicant has no apology yet, locked.
+    connection: Connection, sources: Sequence[str], before: datetime, now: datetime, limit: int
+) -> dict[DossierKey, Dossier]:
+    """Return open dossiers promised before `before` and not before `now`'s day, locked.
 
-    A dossier that another worker has locked is left to it.
+    Those whose applicant has an apology already are left out, and those that another worker has
+    locked are left to it.
     """
     today = datetime.combine(now.astimezone(HANOI).date(), time(0), HANOI)
-    rows = connection.execute(
-        text(f"""SELECT {_SEEN} FROM dossier
-                  WHERE promised_at >= :today AND promised_at < :before AND NOT closed AND NOT waits AND apologised_at IS NULL
-                    AND source = ANY(:sources) ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED"""),
-        {"today": today, "before": before, "sources": list(sources), "most": most},
+    dossier = schema.Dossier
+    query = (
+        select(*_COLUMNS)
+        .where(dossier.promised_at >= today, dossier.promised_at < before)
+        .where(~dossier.closed, ~dossier.waits, dossier.apologised_at.is_(None))
+        .where(dossier.source.in_(sources))
+        .order_by(dossier.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
-    return {(each.source, each.code, each.sandbox): each for each in (Dossier(*row) for row in rows)}
+    return _dossiers(connection.execute(query))
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
-    """An event whose applicant could not be told, for officers."""
+class Undeliverable:
+    """An event whose applicant could not be notified, for officers."""
 
     source: str
     code: str
@@ -309,11 +447,15 @@ class Untold:
     received_at: datetime
 
 
-def untold(connection: Connection, *, since: datetime, most: int = 1_000) -> list[Untold]:
+def undeliverable(
+    connection: Connection, *, since: datetime, limit: int = 1_000
+) -> list[Undeliverable]:
     """Return the events since `since` whose applicants left no address, the newest first."""
-    rows = connection.execute(
-        text("""SELECT source, code, status, occurred_at, received_at FROM dossier_event
-                 WHERE outcome = 'no-address' AND NOT sandbox AND received_at >= :since ORDER BY received_at DESC LIMIT :most"""),
-        {"since": since, "most": most},
+    event = schema.DossierEvent
+    query = (
+        select(event.source, event.code, event.status, event.occurred_at, event.received_at)
+        .where(event.outcome == Outcome.NO_ADDRESS, ~event.sandbox, event.received_at >= since)
+        .order_by(event.received_at.desc())
+        .limit(limit)
     )
-    return [Untold(*row) for row in rows]
+    return [Undeliverable(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001

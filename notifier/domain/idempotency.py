@@ -1,37 +1,62 @@
-"""The one file of verbs for `idempotency`: a request that is repeated under its key gets the same answer again.
+"""The one file of verbs for `idempotency`: a request that is repeated under its key does nothing twice.
 
-After the IETF draft "The Idempotency-Key HTTP Header Field". An answer is written in the transaction of what it answers for, so the two
-cannot come apart; a request that races with its own repeat waits for it.
+After the IETF draft "The Idempotency-Key HTTP Header Field". What came of a request is written in
+the transaction that does it, so the two cannot come apart; a request that races with its own repeat
+waits for it. Kept is what came of it in the service's own terms, never an answer of the web.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, bindparam, delete, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import Integer, LargeBinary, SmallInteger, String
+from sqlalchemy.types import Integer, LargeBinary, String
+
+from notifier.errors import NotifierError
+from notifier.schema import Idempotency
 
 KEPT = timedelta(days=7)
+# The caller's key in the database and the Idempotency-Key that it sent.
 Token = tuple[int, str]
 
 
+class IdempotencyError(NotifierError, ValueError):
+    """An Idempotency-Key was used before for another request; nothing was done."""
+
+    code = "idempotency"
+
+    def __init__(self) -> None:
+        """Say so, and what to do."""
+        super().__init__(
+            "This Idempotency-Key was sent before with another body.", fix="Use a new one."
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """An answer that was given before; `fingerprint` is the hash of the request that it answered."""
+class Kept:
+    """What came of a request before: `result` is JSON, `fingerprint` the hash of that request."""
 
     fingerprint: bytes
-    status: int
-    body: Any
+    result: Any
+
+    def for_request(self, fingerprint: bytes) -> Any:
+        """Return the result for a repeat of the request; raise IdempotencyError for another one."""
+        if fingerprint != self.fingerprint:
+            raise IdempotencyError
+        return self.result
 
 
+# The three statements take a group's tokens at once by unnest, which SQLAlchemy would spell out row by
+# row. Tokens are claimed in one order, so that two groups never wait for each other in a circle.
 _CLAIM = text("""
 INSERT INTO idempotency (key_id, token, fingerprint, created_at)
-SELECT o.key_id, o.token, o.fingerprint, :now FROM unnest(:key_ids, :tokens, :fingerprints) AS o (key_id, token, fingerprint)
+SELECT o.key_id, o.token, o.fingerprint, :now
+  FROM unnest(:key_ids, :tokens, :fingerprints) AS o (key_id, token, fingerprint)
  ORDER BY 1, 2 ON CONFLICT DO NOTHING RETURNING key_id, token
 """).bindparams(
     bindparam("key_ids", type_=ARRAY(Integer)),
@@ -40,50 +65,62 @@ SELECT o.key_id, o.token, o.fingerprint, :now FROM unnest(:key_ids, :tokens, :fi
 )
 
 _KNOWN = text("""
-SELECT i.key_id, i.token, i.fingerprint, i.status, i.body FROM idempotency i
+SELECT i.key_id, i.token, i.fingerprint, i.result FROM idempotency i
   JOIN unnest(:key_ids, :tokens) AS o (key_id, token) USING (key_id, token)
-""").bindparams(bindparam("key_ids", type_=ARRAY(Integer)), bindparam("tokens", type_=ARRAY(String)))
+""").bindparams(
+    bindparam("key_ids", type_=ARRAY(Integer)), bindparam("tokens", type_=ARRAY(String))
+)
 
-_ANSWER = text("""
-UPDATE idempotency i SET status = o.status, body = cast(o.body AS json)
-  FROM unnest(:key_ids, :tokens, :statuses, :bodies) AS o (key_id, token, status, body)
+_KEEP = text("""
+UPDATE idempotency i SET result = cast(o.result AS json)
+  FROM unnest(:key_ids, :tokens, :results) AS o (key_id, token, result)
  WHERE i.key_id = o.key_id AND i.token = o.token
 """).bindparams(
     bindparam("key_ids", type_=ARRAY(Integer)),
     bindparam("tokens", type_=ARRAY(String)),
-    bindparam("statuses", type_=ARRAY(SmallInteger)),
-    bindparam("bodies", type_=ARRAY(String)),
+    bindparam("results", type_=ARRAY(String)),
 )
 
 
-def claim(connection: Connection, wanted: Mapping[Token, bytes], now: datetime) -> dict[Token, Stored]:
-    """Take the tokens, each with its request's fingerprint, for this transaction; return those that were answered before."""
+def _columns(tokens: list[Token]) -> dict[str, list[Any]]:
+    return {"key_ids": [key for key, _ in tokens], "tokens": [token for _, token in tokens]}
+
+
+def claim(
+    connection: Connection, wanted: Mapping[Token, bytes], now: datetime
+) -> dict[Token, Kept]:
+    """Take the tokens, each with its request's fingerprint, for this transaction.
+
+    Return those that were used before with what came of them; `keep` a result for all the others.
+    """
     if not wanted:
         return {}
-    columns = {"key_ids": [key for key, _ in wanted], "tokens": [token for _, token in wanted]}
-    rows = connection.execute(_CLAIM, {**columns, "fingerprints": list(wanted.values()), "now": now})
-    mine = {(key, token) for key, token in rows}
+    rows = connection.execute(
+        _CLAIM,
+        _columns(list(wanted)) | {"fingerprints": list(wanted.values()), "now": now},
+    )
+    mine = {(row.key_id, row.token) for row in rows}
     others = [each for each in wanted if each not in mine]
     if not others:
         return {}
-    known = connection.execute(_KNOWN, {"key_ids": [key for key, _ in others], "tokens": [token for _, token in others]})
-    return {(key, token): Stored(bytes(fingerprint), status, body) for key, token, fingerprint, status, body in known}
+    return {
+        (row.key_id, row.token): Kept(bytes(row.fingerprint), row.result)
+        for row in connection.execute(_KNOWN, _columns(others))
+    }
 
 
-def answer(connection: Connection, answers: Sequence[tuple[Token, int, Any]]) -> None:
-    """Keep the status and body that answer each claimed token."""
-    if answers:
+def keep(connection: Connection, results: Mapping[Token, Any]) -> None:
+    """Keep what came of the request behind each claimed token, as JSON."""
+    if results:
         connection.execute(
-            _ANSWER,
-            {
-                "key_ids": [token[0] for token, _, _ in answers],
-                "tokens": [token[1] for token, _, _ in answers],
-                "statuses": [status for _, status, _ in answers],
-                "bodies": [orjson.dumps(body).decode() for _, _, body in answers],
-            },
+            _KEEP,
+            _columns(list(results))
+            | {"results": [orjson.dumps(result).decode() for result in results.values()]},
         )
 
 
 def forget(connection: Connection, now: datetime) -> int:
-    """Delete answers older than `KEPT`; return how many."""
-    return connection.execute(text("DELETE FROM idempotency WHERE created_at < :before"), {"before": now - KEPT}).rowcount
+    """Delete what is older than `KEPT`; return how many."""
+    return connection.execute(
+        delete(Idempotency).where(Idempotency.created_at < now - KEPT)
+    ).rowcount

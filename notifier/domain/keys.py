@@ -10,14 +10,23 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from notifier.errors import NotFoundError, NotifierError
+from notifier.schema import ApiKey
 
-SCOPES = ("events:write", "messages:write", "messages:read", "campaigns:write", "suppressions:write")
+SCOPES = (
+    "events:write",
+    "messages:write",
+    "messages:read",
+    "campaigns:write",
+    "suppressions:write",
+)
 _LIVE, _SANDBOX = "notifier_live_", "notifier_test_"
 _USED_EVERY = timedelta(minutes=1)
 _WEBHOOK_SECRET_BYTES = 32
@@ -53,7 +62,7 @@ class Key:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-_COLUMNS = "id, name, scopes, sandbox, webhook_url, created_at, expires_at, revoked_at, last_used_at, sources"
+_COLUMNS = tuple(getattr(ApiKey, each.name) for each in fields(Key))
 
 
 def _digest(token: str) -> bytes:
@@ -75,80 +84,98 @@ def create(
     With `sources` it may report events of these alone.
     """
     if not name.strip() or len(name) > 100:  # noqa: PLR2004 - what fits in a list
-        raise KeyRequestError("The name is empty or longer than 100 characters.", fix="Name the system that will use the key.")
+        raise KeyRequestError(
+            "The name is empty or longer than 100 characters.",
+            fix="Name the system that will use the key.",
+        )
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise KeyRequestError(
-            f"The scope {unknown[0]} is not known." if unknown else "A key without a scope may do nothing.",
+            f"The scope {unknown[0]} is not known."
+            if unknown
+            else "A key without a scope may do nothing.",
             fix=f"Scopes are: {', '.join(SCOPES)}.",
         )
     if expires_at is not None and expires_at <= now:
         raise KeyRequestError("The key would be expired already.", fix="Give a later end.")
     token = (_SANDBOX if sandbox else _LIVE) + secrets.token_urlsafe(32)
     row = connection.execute(
-        text("""INSERT INTO api_key (name, digest, scopes, sandbox, created_at, expires_at, sources)
-                VALUES (:name, :digest, :scopes, :sandbox, :now, :expires_at, cast(:sources AS text[])) ON CONFLICT (name) DO NOTHING RETURNING id"""),
-        {
-            "name": name.strip(),
-            "digest": _digest(token),
-            "scopes": sorted(set(scopes)),
-            "sandbox": sandbox,
-            "now": now,
-            "expires_at": expires_at,
-            "sources": sorted(set(sources)) or None,
-        },
+        insert(ApiKey)
+        .values(
+            name=name.strip(),
+            digest=_digest(token),
+            scopes=sorted(set(scopes)),
+            sandbox=sandbox,
+            created_at=now,
+            expires_at=expires_at,
+            sources=sorted(set(sources)) or None,
+        )
+        .on_conflict_do_nothing(index_elements=[ApiKey.name])
+        .returning(ApiKey.id)
     )
     if row.first() is None:
-        raise KeyRequestError(f"There is a key named {name.strip()} already.", fix="Choose another name; names of revoked keys stay taken.")
+        raise KeyRequestError(
+            f"There is a key named {name.strip()} already.",
+            fix="Choose another name; names of revoked keys stay taken.",
+        )
     return token
 
 
 def find(connection: Connection, token: str) -> Key | None:
     """Return the key that `token` is, whether it may still be used or not."""
-    row = connection.execute(text(f"SELECT {_COLUMNS} FROM api_key WHERE digest = :digest"), {"digest": _digest(token)}).first()
+    row = connection.execute(select(*_COLUMNS).where(ApiKey.digest == _digest(token))).first()
     return None if row is None else _key(row)
 
 
 def used(connection: Connection, key: Key, now: datetime) -> None:
     """Note that the key was used, at most once a minute."""
     if key.last_used_at is None or now - key.last_used_at >= _USED_EVERY:
-        connection.execute(text("UPDATE api_key SET last_used_at = :now WHERE id = :id"), {"now": now, "id": key.id})
+        connection.execute(update(ApiKey).where(ApiKey.id == key.id).values(last_used_at=now))
 
 
-def _key(row: Sequence[object]) -> Key:
-    values = list(row)
-    values[2] = frozenset(values[2])  # type: ignore[call-overload]
-    values[-1] = None if values[-1] is None else frozenset(values[-1])  # type: ignore[call-overload]
-    return Key(*values)  # type: ignore[arg-type]
+def _key(row: Row[Any]) -> Key:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    for name in ("scopes", "sources"):
+        if values[name] is not None:
+            values[name] = frozenset(values[name])
+    return Key(**values)
 
 
 def every(connection: Connection) -> list[Key]:
     """Return all keys, by name."""
-    return [_key(row) for row in connection.execute(text(f"SELECT {_COLUMNS} FROM api_key ORDER BY name"))]
+    return [_key(row) for row in connection.execute(select(*_COLUMNS).order_by(ApiKey.name))]
 
 
 def named(connection: Connection, name: str) -> Key:
     """Return the key with that name; raise NotFoundError."""
-    row = connection.execute(text(f"SELECT {_COLUMNS} FROM api_key WHERE name = :name"), {"name": name}).first()
+    row = connection.execute(select(*_COLUMNS).where(ApiKey.name == name)).first()
     if row is None:
-        raise NotFoundError(f"There is no key named {name}.", fix="See them with: notifier api-key list")
+        raise NotFoundError(
+            f"There is no key named {name}.", fix="See them with: notifier api-key list"
+        )
     return _key(row)
 
 
 def revoke(connection: Connection, name: str, now: datetime) -> bool:
     """Let the key be of no use from now on; say whether it was of use before. Raise NotFoundError."""
     key = named(connection, name)
-    connection.execute(text("UPDATE api_key SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id"), {"now": now, "id": key.id})
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key.id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, now))
+    )
     return key.revoked_at is None
 
 
 def set_webhook(connection: Connection, name: str, url: str | None) -> None:
-    """Tell events of this key's messages to `url` from now on; None tells nobody. Raise NotFoundError."""
+    """Call `url` with events of this key's messages from now on; None: nobody. Raise NotFoundError."""
     key = named(connection, name)
-    connection.execute(text("UPDATE api_key SET webhook_url = :url WHERE id = :id"), {"url": url, "id": key.id})
+    connection.execute(update(ApiKey).where(ApiKey.id == key.id).values(webhook_url=url))
 
 
 def webhook_secret(service_secret: bytes, key_id: int) -> str:
     """Return the secret that signs a key's webhooks, in the form of Standard Webhooks. It is derived, so it lies in no table."""
-    derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[:_WEBHOOK_SECRET_BYTES]
+    derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[
+        :_WEBHOOK_SECRET_BYTES
+    ]
     return "whsec_" + base64.b64encode(derived).decode()

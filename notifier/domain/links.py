@@ -18,7 +18,7 @@ from notifier.errors import LinkError
 _VERSION = b"\x01"
 _MAC_BYTES = 16
 _ID_BYTES = 8
-_MOST_TOKEN_CHARS = 200
+_MAX_TOKEN_CHARS = 200
 _BOUNCE_TAG = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{16})", re.IGNORECASE)
 
 
@@ -55,10 +55,12 @@ class LinkSigner:
 
     def read(self, token: str) -> tuple[int, str]:
         """Return the address's number and the topic of a token; raise LinkError when it is damaged or forged."""
-        if len(token) > _MOST_TOKEN_CHARS:
+        if len(token) > _MAX_TOKEN_CHARS:
             raise LinkError("The link is damaged.")
         try:
-            raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            raw = base64.b64decode(
+                token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True
+            )
         except (UnicodeEncodeError, binascii.Error):
             raise LinkError("The link is damaged.") from None
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]

@@ -1,31 +1,38 @@
-"""What a status of a dossier means, by the system that reports it: `sources/<source>.toml`, read and checked.
+"""What a status of a dossier means, by the system that reports it: `sources/<source>.toml`.
 
-The portal and the offices' own systems number their statuses differently; each brings its table as a file, and code knows none of them.
+The portal and the offices' own systems number their statuses differently; each brings its table
+as a file, and code knows none of them.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from notifier.errors import SettingsError
-from notifier.rendering.catalogue import Template
+from notifier.rendering.catalogue import Catalogue
+from notifier.validation import Otherwise, Table, Text, parse_toml, read
 
 TOPIC = "dossier-status"
 APOLOGY = "dossier-new-date"
 # Loose on purpose: offices write their codes in local variants (domain facts, part B).
 CODE = re.compile(r"[0-9A-Z]{1,4}(\.[0-9A-Z]{1,4}){1,5}-\d{6}-\d{4,6}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_LONGEST_QUIET = 7 * 86_400
+_MAX_QUIET = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One status: the template of its notice (None: nobody is told), whether it ends the dossier, and whether the clock stands still."""
+    """One status.
+
+    `notice` is the template of its notice (None: nobody is notified), `closes` whether it ends the
+    dossier, `waits` whether the clock stands still.
+    """
 
     code: str
     name: str
@@ -36,9 +43,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A system that reports events. Only the newest notice is sent when several come within `quiet_seconds`.
+    """A system that reports events.
 
-    `apology`: whoever was promised a date hears of it at least one working day before it passes.
+    Only the newest notice is sent when several come within `quiet_seconds`. `apology`: whoever was
+    promised a date hears of it at least one working day before it passes.
     """
 
     name: str
@@ -48,7 +56,34 @@ class Source:
     statuses: Mapping[str, Status]
 
 
-def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, Source]:
+class _StatusTable(Table):
+    name: Annotated[
+        Text,
+        Otherwise(
+            "is empty or not a text.", "Write the status as the source's own people call it."
+        ),
+    ]
+    notice: Text | None = None
+    closes: bool = False
+    waits: bool = False
+
+
+class _SourceFile(Table):
+    title: Text
+    quiet_seconds: Annotated[
+        int,
+        Field(ge=0, le=_MAX_QUIET),
+        Otherwise(f"is not a whole number from 0 to {_MAX_QUIET}."),
+    ] = 0
+    apology: bool = True
+    statuses: Annotated[
+        dict[str, _StatusTable],
+        Field(min_length=1),
+        Otherwise("is empty.", "Add a table [statuses.…] for each status."),
+    ]
+
+
+def load_sources(folder: Path, catalogue: Catalogue) -> dict[str, Source]:
     """Read every source's file; raise SettingsError that names the file and key at fault."""
     found = {}
     for path in sorted(folder.glob("*.toml")):
@@ -57,54 +92,44 @@ def load_sources(folder: Path, catalogue: Mapping[str, Template]) -> dict[str, S
     return found
 
 
-def _source(path: Path, catalogue: Mapping[str, Template]) -> Source:
+def _source(path: Path, catalogue: Catalogue) -> Source:
     shown = f"{path.parent.name}/{path.name}"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{shown} cannot be read: {error}.", fix="Correct the file.") from error
+    values = parse_toml(path, where=shown, raises=SettingsError, fix="Correct the file.")
     if not _NAME.fullmatch(path.stem):
-        raise SettingsError(f"{shown}: the file's name is the source's name.", fix="Use small letters, digits and hyphens.")
-    _known(shown, "", values, {"title", "quiet_seconds", "apology", "statuses"})
-    title, quiet, apology = values.get("title"), values.get("quiet_seconds", 0), values.get("apology", True)
-    if not isinstance(title, str) or not title.strip():
-        raise SettingsError(f"{shown}: title is missing.", fix='Write title = "…".')
-    if type(quiet) is not int or not 0 <= quiet <= _LONGEST_QUIET:
-        raise SettingsError(f"{shown}: quiet_seconds is not a whole number from 0 to {_LONGEST_QUIET}.", fix="Correct or remove it.")
-    if not isinstance(apology, bool):
-        raise SettingsError(f"{shown}: apology is neither true nor false.", fix="Correct or remove it.")
-    if apology:
+        raise SettingsError(
+            f"{shown}: the file's name is the source's name.",
+            fix="Use small letters, digits and hyphens.",
+        )
+    read_file = read(_SourceFile, values, where=shown, raises=SettingsError)
+    if read_file.apology:
         _template(shown, "apology", APOLOGY, catalogue)
-    tables = values.get("statuses")
-    if not isinstance(tables, dict) or not tables:
-        raise SettingsError(f"{shown}: it has no statuses.", fix="Add a table [statuses.…] for each status.")
-    return Source(path.stem, title, quiet, apology, {code: _status(shown, code, table, catalogue) for code, table in tables.items()})
+    for code, status in read_file.statuses.items():
+        if status.notice is not None:
+            _template(shown, f"statuses.{code}.notice", status.notice, catalogue)
+    return Source(
+        path.stem,
+        read_file.title,
+        read_file.quiet_seconds,
+        read_file.apology,
+        {
+            code: Status(code, each.name, each.notice, each.closes, each.waits)
+            for code, each in read_file.statuses.items()
+        },
+    )
 
 
-def _status(shown: str, code: str, table: Any, catalogue: Mapping[str, Template]) -> Status:
-    place = f"statuses.{code}"
-    if not isinstance(table, dict):
-        raise SettingsError(f"{shown}: {place} must be a table.", fix=f'Write [{place}] and below it name = "…".')
-    _known(shown, f"{place}.", table, {"name", "notice", "closes", "waits"})
-    name, notice = table.get("name"), table.get("notice")
-    if not isinstance(name, str) or not name.strip():
-        raise SettingsError(f"{shown}: {place}.name is missing.", fix="Write the status as the source's own people call it.")
-    for key in ("closes", "waits"):
-        if not isinstance(table.get(key, False), bool):
-            raise SettingsError(f"{shown}: {place}.{key} is neither true nor false.", fix="Correct or remove it.")
-    if notice is not None:
-        _template(shown, f"{place}.notice", notice, catalogue)
-    return Status(code, name, notice, table.get("closes", False), table.get("waits", False))
-
-
-def _template(shown: str, place: str, name: object, catalogue: Mapping[str, Template]) -> None:
-    template = catalogue.get(name) if isinstance(name, str) else None
+def _template(shown: str, place: str, name: str, catalogue: Catalogue) -> None:
+    if name in catalogue.broken:
+        # It costs itself alone: who needs it learns why, and the others have their notices.
+        return
+    template = catalogue.get(name)
     if template is None:
-        raise SettingsError(f"{shown}: {place} names no template.", fix="Name a folder of templates/ such as dossier-received.")
+        raise SettingsError(
+            f"{shown}: {place} names no template.",
+            fix="Name a folder of templates/ such as dossier-received.",
+        )
     if template.topic != TOPIC:
-        raise SettingsError(f"{shown}: the template {name} of {place} is not of the topic {TOPIC}.", fix="Name another.")
-
-
-def _known(shown: str, place: str, table: Mapping[str, Any], known: set[str]) -> None:
-    if unknown := sorted(set(table) - known):
-        raise SettingsError(f"{shown}: {place}{unknown[0]} is not known.", fix=f"Known are: {', '.join(sorted(known))}.")
+        raise SettingsError(
+            f"{shown}: the template {name} of {place} is not of the topic {TOPIC}.",
+            fix="Name another.",
+        )

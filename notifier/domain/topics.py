@@ -1,27 +1,32 @@
-"""Topics: what the service writes about, whether one may opt out, and on what legal ground it is sent.
+"""Topics: what the service writes about, whether one may opt out, and why it is sent.
 
-They stand in `templates/topics.toml`, with their legal sentences, because law changes and code should not.
+They stand in `templates/topics.toml`, with their legal sentences, because law changes and code
+should not.
 """
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from notifier.errors import SettingsError
-from notifier.rendering.catalogue import LANGUAGES, TopicInfo
+from notifier.rendering.catalogue import TopicInfo
+from notifier.states import InDoubtPolicy
+from notifier.validation import Table, Text, parse_toml, read
 
-_KEYS = {"name", "statutory", "in_doubt", "legal_ground", "description"}
+# As a file writes it: not an enumeration's member, which strict reading asks for, but its value.
+Policy = Annotated[InDoubtPolicy, Field(strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic; `in_doubt` says what happens to a message whose fate a crash left unknown: `resend` or `hold`."""
+    """A topic; `in_doubt` says what happens to a message whose fate a crash left unknown."""
 
     info: TopicInfo
-    in_doubt: str
+    in_doubt: InDoubtPolicy
 
     @property
     def code(self) -> str:
@@ -34,26 +39,42 @@ class Topic:
         return self.info.statutory
 
 
+class _Texts(Table):
+    """A text in each language (`notifier.rendering.catalogue.LANGUAGES`)."""
+
+    vi: Text
+    en: Text
+
+
+class _TopicTable(Table):
+    name: _Texts
+    statutory: bool
+    in_doubt: Policy
+    legal_ground: _Texts
+    description: _Texts
+
+
 def load_topics(path: Path) -> dict[str, Topic]:
-    """Read the topics by code, in the file's order; raise SettingsError that names the topic and key at fault."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"The topics cannot be read from {path.name}: {error}.", fix="Restore or correct it.") from error
+    """Read the topics by code, in the file's order.
+
+    Raise SettingsError that names the topic and key at fault.
+    """
+    tables = parse_toml(
+        path,
+        where=f"The topics file {path.name}",
+        raises=SettingsError,
+        fix="Restore or correct it.",
+    )
     return {code: _topic(code, table) for code, table in tables.items()}
 
 
-def _topic(code: str, table: Any) -> Topic:
-    if not isinstance(table, dict) or set(table) != _KEYS:
-        odd = sorted(_KEYS ^ set(table)) if isinstance(table, dict) else sorted(_KEYS)
-        raise SettingsError(f"Topic {code}: {odd[0]} is missing or not known.", fix=f"A topic has: {', '.join(sorted(_KEYS))}.")
-    for key in ("name", "legal_ground", "description"):
-        texts = table[key]
-        if not isinstance(texts, dict) or not all(isinstance(texts.get(each), str) and texts[each] for each in LANGUAGES):
-            raise SettingsError(f"Topic {code}: {key} needs a text for {' and '.join(LANGUAGES)}.", fix="Add it.")
-    if not isinstance(table["statutory"], bool):
-        raise SettingsError(f"Topic {code}: statutory is neither true nor false.", fix="Correct it.")
-    if table["in_doubt"] not in {"resend", "hold"}:
-        raise SettingsError(f"Topic {code}: in_doubt is neither resend nor hold.", fix="Correct it.")
-    info = TopicInfo(code, table["name"], table["statutory"], table["legal_ground"], table["description"])
-    return Topic(info, table["in_doubt"])
+def _topic(code: str, table: object) -> Topic:
+    found = read(_TopicTable, table, where=f"Topic {code}", raises=SettingsError)
+    info = TopicInfo(
+        code,
+        found.name.model_dump(),
+        found.statutory,
+        found.legal_ground.model_dump(),
+        found.description.model_dump(),
+    )
+    return Topic(info, found.in_doubt)

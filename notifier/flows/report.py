@@ -5,60 +5,85 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xlsxwriter
 from defusedcsv import csv
-from sqlalchemy import text
 
-from notifier.domain import campaigns
+from notifier.domain import campaigns, message_lookups
 from notifier.domain.calendar import HANOI
+from notifier.domain.message_lookups import Account
 from notifier.errors import CampaignError
-
-if TYPE_CHECKING:
-    from notifier.services import Services
+from notifier.services import Services
 
 HEADINGS = (
-    "Dòng / Row", "Mã số thuế / Tax code", "Tên / Name", "Thư điện tử / E-mail", "Kết quả / Outcome", "Trả lời / Reply",
-    "Máy chủ nhận / Receiving host", "Thời gian (Hà Nội) / Time (Hanoi)", "Số lần gửi / Attempts", "Nghi ngờ / Doubts",
-    "Mã thư / Message id", "SHA-256",
-)  # fmt: skip
-_MOST_SHEET_ROWS = 1_048_575
+    "Dòng / Row",
+    "Mã số thuế / Tax code",
+    "Tên / Name",
+    "Thư điện tử / E-mail",
+    "Kết quả / Outcome",
+    "Trả lời / Reply",
+    "Máy chủ nhận / Receiving host",
+    "Thời gian (Hà Nội) / Time (Hanoi)",
+    "Số lần gửi / Attempts",
+    "Nghi ngờ / Doubts",
+    "Mã thư / Message id",
+    "SHA-256",
+)
+_MAX_SHEET_ROWS = 1_048_575
 
 
-def write_report(services: Services, name: str, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+def write_report(
+    services: Services, name: str, out: Path, *, progress: Callable[[int, int], None] | None = None
+) -> int:
     """Write one row per message of the campaign to `out` (.csv or .xlsx), in the order of its list; return how many.
 
     Streams, so that memory stays flat. Raise CampaignError for another kind of file, or more rows than a sheet holds.
     """
     kind = out.suffix.lower()
     if kind not in {".csv", ".xlsx"}:
-        raise CampaignError(f"{out.name} is neither a .csv nor an .xlsx file.", fix="Name the report so that it ends in one of them.")
+        raise CampaignError(
+            f"{out.name} is neither a .csv nor an .xlsx file.",
+            fix="Name the report so that it ends in one of them.",
+        )
     with services.session() as session:
         campaign = campaigns.get(session, name)
-        if kind == ".xlsx" and campaign.total > _MOST_SHEET_ROWS:
-            raise CampaignError("The campaign has more messages than a spreadsheet has rows.", fix="Write a .csv report instead.")
-        rows = session.execute(
-            text("""SELECT r.row_no, r.tax_code, r.name, a.email, m.state::text, m.detail, m.host, m.settled_at, m.attempts, m.doubts,
-                           m.id::text, encode(m.sha256, 'hex')
-                      FROM message m JOIN recipient r ON r.id = m.recipient_id JOIN address a ON a.id = m.address_id
-                     WHERE m.campaign_id = :id ORDER BY r.row_no, m.id"""),
-            {"id": campaign.id},
-            execution_options={"yield_per": 2_000},
-        )
+        if kind == ".xlsx" and campaign.total > _MAX_SHEET_ROWS:
+            raise CampaignError(
+                "The campaign has more messages than a spreadsheet has rows.",
+                fix="Write a .csv report instead.",
+            )
+        rows = message_lookups.accounts(session.connection(), campaign.id)
         written = 0
         # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
         part = out.with_name(out.name + ".part")
         with _csv_writer(part) if kind == ".csv" else _xlsx_writer(part) as write:
             write(HEADINGS)
-            for row in rows:
-                at = row[7].astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S") if row[7] else ""
-                write([*row[:7], at, *row[8:]])
+            for each in rows:
+                write(_cells(each))
                 written += 1
                 if progress and written % 2_000 == 0:
                     progress(written, campaign.total)
         part.replace(out)
     return written
+
+
+def _cells(each: Account) -> list[Any]:
+    at = each.settled_at
+    return [
+        each.row_no,
+        each.tax_code,
+        each.name,
+        each.email,
+        each.state.value,
+        each.detail,
+        each.host,
+        at.astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S") if at else "",
+        each.attempts,
+        each.doubts,
+        str(each.id),
+        each.sha256.hex() if each.sha256 else None,
+    ]
 
 
 @contextmanager

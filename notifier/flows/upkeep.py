@@ -5,98 +5,123 @@ Each part is one short transaction and safe to run in two places at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 import structlog
-from sqlalchemy import select
 
 from notifier import observability
 from notifier.db import ensure_partitions
-from notifier.delivery import batches
-from notifier.domain import calendar, idempotency, webhooks
-from notifier.domain.campaigns import Campaign, State, Step
-from notifier.flows import dossier
-from notifier.flows.campaign import end_cancel
-from notifier.queues import LANES, WEBHOOKS, deliver_queue
-
-if TYPE_CHECKING:
-    from notifier.services import Services
+from notifier.domain import batches, calendar, campaigns, idempotency, messages, tallies, webhooks
+from notifier.flows import control
+from notifier.flows import dossier_events as dossier
+from notifier.queues import WEBHOOKS, deliver_queue
+from notifier.sending.routes import SANDBOX
+from notifier.services import Services
+from notifier.states import BatchState, CampaignState, CampaignStep, Lane
 
 log = structlog.get_logger(__name__)
-_WAKE_AT_ONCE = 2_000
+_ENQUEUED_AT_ONCE = 2_000
 
 
 def sweep(services: Services) -> None:
     """Recover dead workers' batches, start what is due, finish what is done and wake what lies ready."""
-    _recover(services)
+    recover(services)
     _start_scheduled(services)
     _end_campaigns(services)
     dossier.apologise(services)
-    for lane in LANES:
-        wake_lane(services, lane)
-    wake_webhooks(services)
-
-
-def _recover(services: Services) -> None:
     with services.session() as session:
-        recovery = batches.recover(session.connection())
-    if recovery.batches:
-        log.warning("batches_recovered", batches=recovery.batches, in_doubt=recovery.in_doubt, set_aside=recovery.set_aside)
-        observability.recovered(recovery.batches)
-        observability.in_doubt(recovery.in_doubt)
+        tallies.sum_up(session.connection(), services.clock())
+    for lane in Lane:
+        enqueue_lane(services, lane)
+    enqueue_webhooks(services)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of the batches of workers that died; `in_doubt` counts messages."""
+
+    batches: int
+    in_doubt: int
+    dead_letters: int
+
+
+def recover(services: Services) -> Recovery:
+    """Take back the batches whose lease has run out; what they had started is in doubt."""
+    doubted = dead_letters = 0
+    with services.session() as session:
+        connection = session.connection()
+        abandoned = batches.lock_abandoned(connection)
+        for each in abandoned:
+            doubted += messages.doubt(connection, each)
+            dead_letters += batches.recover(connection, each) is BatchState.DEAD_LETTER
+    found = Recovery(batches=len(abandoned), in_doubt=doubted, dead_letters=dead_letters)
+    if abandoned:
+        log.warning("batches_recovered", **asdict(found))
+        observability.recovered(found.batches)
+        observability.in_doubt(found.in_doubt)
+    return found
 
 
 def _start_scheduled(services: Services) -> None:
     now = services.clock()
     with services.session() as session:
-        due = select(Campaign).where(Campaign.state == State.SCHEDULED, Campaign.launch_at <= now)
-        for campaign in session.scalars(due.with_for_update(skip_locked=True)):
-            campaign.take(Step.START)
+        for campaign in campaigns.lock_due(session, now):
+            campaigns.take(campaign, CampaignStep.START)
             log.info("campaign_started", campaign=campaign.id)
 
 
 def _end_campaigns(services: Services) -> None:
     with services.session() as session:
-        open_ones = session.execute(
-            select(Campaign.id, Campaign.state).where(Campaign.kind == "campaign", Campaign.state.in_([State.RUNNING, State.CANCELLING]))
-        ).all()
-        for campaign_id, state in open_ones:
-            if state is State.RUNNING:
-                batches.finish(session.connection(), campaign_id)
-    for campaign_id, state in open_ones:
-        if state is State.CANCELLING:
-            end_cancel(services, campaign_id)
+        running = campaigns.numbers(session, CampaignState.RUNNING)
+        cancelling = campaigns.numbers(session, CampaignState.CANCELLING)
+    for campaign_id in running:
+        control.finish(services, campaign_id)
+    for campaign_id in cancelling:
+        control.end_cancel(services, campaign_id)
 
 
-def wake_lane(services: Services, lane: str) -> int:
-    """Wake what lies ready in `lane` when its queue is empty, so that a long queue is never doubled; return how many batches."""
+def enqueue_lane(services: Services, lane: Lane) -> int:
+    """Enqueue what lies ready in `lane` when its queue is empty; return how many batches.
+
+    So a long queue is never doubled.
+    """
     if services.queues.depth(deliver_queue(lane)) != 0:
         return 0
     with services.session() as session:
-        ready = batches.ready_batches(session.connection(), lane, limit=_WAKE_AT_ONCE)
-        waiting = batches.anything_waits(session.connection(), lane)
-    services.queues.wake_batches(lane, ready)
+        ready = batches.ready(session.connection(), lane, limit=_ENQUEUED_AT_ONCE)
+        waiting = messages.any_to_gather(session.connection(), lane)
+    services.queues.enqueue_batches(lane, ready)
     if waiting:
-        services.queues.wake_gather(lane)
+        services.queues.enqueue_gather(lane)
     return len(ready)
 
 
-def wake_webhooks(services: Services) -> list[int]:
+def enqueue_webhooks(services: Services) -> list[int]:
     """Wake a worker for each key whose receiver is to be told something now, when none is woken already; return the keys."""
     with services.session() as session:
         due = webhooks.keys_due(session.connection(), services.clock())
     if due and services.queues.depth(WEBHOOKS) == 0:
-        services.queues.wake_webhooks(due)
+        services.queues.enqueue_webhooks(due)
     return due
 
 
-def gather(services: Services, lane: str) -> list[int]:
-    """Put single messages that wait in `lane` and are due into batches; return the batches. More that wait are woken for."""
+def gather(services: Services, lane: Lane) -> list[int]:
+    """Put single messages that wait in `lane` and are due into batches; return the batches.
+
+    When more wait, that is enqueued.
+    """
+    routes = services.routes
+
+    def route_of(domain: str, sandbox: bool) -> str:  # noqa: FBT001 - the form of a route's lookup
+        return SANDBOX if sandbox else routes.of_domain(domain)
+
     with services.session() as session:
-        made = batches.gather(session.connection(), lane, route_of=services.routes.of_domain, now=services.clock())
-        more = bool(made) and batches.anything_waits(session.connection(), lane)
+        connection = session.connection()
+        made = messages.gather(connection, lane, route_of=route_of, now=services.clock())
+        more = bool(made) and messages.any_to_gather(connection, lane)
     if more:
-        services.queues.wake_gather(lane)
+        services.queues.enqueue_gather(lane)
     return made
 
 
@@ -108,5 +133,6 @@ def daily(services: Services) -> None:
         calendar.seed(session.connection(), range(now.year, now.year + 2))
         idempotency.forget(session.connection(), now)
         webhooks.forget(session.connection(), now - webhooks.KEPT)
+        tallies.sum_up(session.connection(), now, back=timedelta(days=2))
     if made:
         log.info("partitions_made", names=made)

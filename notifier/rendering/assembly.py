@@ -1,229 +1,208 @@
-"""Joins the files of a template into one source per part, and puts the styles of the HTML into its elements.
+"""Puts the files of a template together: one syntax tree per part, out of those that Jinja parses.
 
-`{% extends %}`, `{% block %}` and `{% include %}` are resolved here, once, when a template is loaded. What runs later is a single
-flat text: nothing is looked up per recipient, and a file edited after a launch has no way into what was launched.
+`{% extends %}`, `{% block %}` and `{% include %}` mean what they mean to Jinja, which would look
+them up for every recipient. Here they are resolved once, on the trees: what runs later is one
+function without a look-up, which is what makes a fill fast. A `{% set %}` or macro is seen by all
+that follows.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from itertools import count, zip_longest
+from collections.abc import Iterator
+from itertools import groupby
 
-import css_inline
+from jinja2 import Environment, TemplateNotFound, TemplateSyntaxError, nodes
+from jinja2.visitor import NodeTransformer
 
 from notifier.errors import TemplateError
 
 MAX_INCLUDE_DEPTH = 8
 MAX_READ_CHARS = 256 * 1024
 
-# Jinja lexes whole strings inside a tag, so `{{ "}}" }}` is one tag; the pattern must see it the same way.
-_INSIDE = r"""(?:"[^"]*"|'[^']*'|[^"'])*?"""
-TAG = re.compile(r"\{#.*?#\}|\{\{" + _INSIDE + r"\}\}|\{%" + _INSIDE + r"%\}", re.DOTALL)
-_STRUCTURE = re.compile(
-    r"""\{%[-+]?\s*(?:(?P<verb>extends|include)\s+["'](?P<path>[^"']+)["']"""
-    r"""|block\s+(?P<block>\w+)(?:\s+(?:scoped|required))*|(?P<end>endblock)(?:\s+\w+)?)\s*[-+]?%\}"""
-)
-_OWN_LINE = re.compile(
-    r"^[ \t]*((?:\{%[-+]?\s*(?:extends|include|block|endblock)\b[^%]*%\}|\{#(?:(?!#\}).)*#\})+)[ \t]*\n",
-    re.MULTILINE | re.DOTALL,
-)
-_MARK = re.compile("\ue000(\\d+)\ue001")
-_SKELETON = re.compile(r"<!.*?>|(?P<element></?[a-zA-Z][a-zA-Z0-9]*)[^>]*>|(?P<text>[^<\s][^<]*)", re.DOTALL)
-_STYLE_ELEMENT = re.compile(r"<style\b.*?</style>", re.DOTALL)
 
-Read = Callable[[str], str]
+def assemble(environment: Environment, path: str, shown: str = "") -> nodes.Template:
+    """Return the tree of `path`, a text of the environment's loader, with all that it takes.
 
-
-def flatten(path: str, read: Read, *, language: str) -> str:
-    """Return the text of `path` with its parent, blocks and includes put in place.
-
-    `read` returns the text of a path as written in the template; `{language}` in a path stands for the language. Raises TemplateError
-    naming the file.
+    `shown` goes before paths in errors. Raise TemplateError naming the file and the line.
     """
-    total = 0
-
-    def read_some(path: str) -> str:
-        # Files that include others many times over would multiply without end.
-        nonlocal total
-        text = read(path)
-        total += len(text)
-        if total > MAX_READ_CHARS:
-            raise TemplateError(f"{path}: the files it takes together are larger than {MAX_READ_CHARS // 1024} kB.")
-        return text
-
-    return _flatten(path, read_some, language, {}, 0)
+    assembly = _Assembly(environment, shown)
+    try:
+        body = assembly.file(path, {}, 0)
+    except RecursionError:
+        raise too_deep(shown + path) from None
+    tree = nodes.Template(body, lineno=1, environment=environment)
+    _merge(tree, environment)
+    return tree
 
 
-def _flatten(path: str, read: Read, language: str, blocks: dict[str, str], depth: int) -> str:
-    if depth > MAX_INCLUDE_DEPTH:
-        raise TemplateError(f"{path} includes itself, or files are included more than {MAX_INCLUDE_DEPTH} deep.")
-    text = _OWN_LINE.sub(r"\1", read(path))
-    # Comments are for the people who edit templates, not for those who get the mail.
-    text = TAG.sub(lambda tag: "" if tag[0].startswith("{#") else tag[0], text)
-    parent = _STRUCTURE.match(text.lstrip())
-    if parent is not None and parent["verb"] == "extends":
-        own = _own_blocks(path, text.lstrip()[parent.end() :])
-        return _flatten(parent["path"].format(language=language), read, language, {**own, **blocks}, depth + 1)
-    return _fill_blocks(path, text, read, language, blocks, depth)
-
-
-def _own_blocks(path: str, text: str) -> dict[str, str]:
-    """Return the blocks of a file that extends another one; text between them would be lost, so it is refused."""
-    blocks: dict[str, str] = {}
-    at = 0
-    for start, end, name, inner in _outer_blocks(path, text):
-        if text[at:start].strip():
-            break
-        blocks[name] = inner
-        at = end
-    if text[at:].strip():
-        raise TemplateError(f"{path} has text outside its blocks.", fix="Move it into a block of the layout it extends.")
-    return blocks
-
-
-def _outer_blocks(path: str, text: str) -> list[tuple[int, int, str, str]]:
-    """Return start, end, name and inner text of each block that stands in no other block."""
-    found: list[tuple[int, int, str, str]] = []
-    opened: list[re.Match[str]] = []
-    for tag in _STRUCTURE.finditer(text):
-        if tag["block"]:
-            opened.append(tag)
-        elif tag["end"]:
-            if not opened:
-                raise TemplateError(f"{path} has an endblock without its block.")
-            start = opened.pop()
-            if not opened:
-                found.append((start.start(), tag.end(), start["block"], text[start.end() : tag.start()]))
-    if opened:
-        raise TemplateError(f"{path} does not end its block '{opened[-1]['block']}'.")
+def texts(tree: nodes.Template) -> list[nodes.TemplateData]:
+    """Return what stands between the tags, in its order; no two of them stand side by side."""
+    found: list[nodes.TemplateData] = []
+    below: list[nodes.Node] = [tree]
+    while below:
+        node = below.pop()
+        if isinstance(node, nodes.TemplateData):
+            found.append(node)
+        elif not isinstance(node, nodes.Expr):
+            below += reversed(list(node.iter_child_nodes()))
     return found
 
 
-def _fill_blocks(path: str, text: str, read: Read, language: str, blocks: dict[str, str], depth: int) -> str:
-    if depth > MAX_INCLUDE_DEPTH:
-        raise TemplateError(f"{path}: its blocks are more than {MAX_INCLUDE_DEPTH} deep.")
-
-    def with_includes(piece: str) -> str:
-        def include(tag: re.Match[str]) -> str:
-            if tag["verb"] != "include":
-                raise TemplateError(f"{path}: 'extends' must be the first tag of a file.")
-            return _flatten(tag["path"].format(language=language), read, language, blocks, depth + 1)
-
-        return _STRUCTURE.sub(include, piece)
-
-    pieces = []
-    at = 0
-    for start, end, name, inner in _outer_blocks(path, text):
-        pieces.append(with_includes(text[at:start]))
-        pieces.append(_fill_blocks(path, blocks.get(name, inner), read, language, blocks, depth + 1))
-        at = end
-    pieces.append(with_includes(text[at:]))
-    return "".join(pieces)
+def too_deep(shown: str) -> TemplateError:
+    """Return the error for brackets, tags or elements inside each other beyond any mail."""
+    return TemplateError(f"{shown} is nested too deeply to compile.", fix="Simplify it.")
 
 
-def inline_styles(source: str, name: str) -> str:
-    """Return the HTML with the rules of `<style>` in each element; at-rules (dark mode, narrow screens) stay in `<style>`.
+def _blank(node: nodes.Node) -> bool:
+    """Say whether a node is nothing but spaces and line ends."""
+    return isinstance(node, nodes.Output) and all(
+        isinstance(each, nodes.TemplateData) and not each.data.strip() for each in node.nodes
+    )
 
-    A parser reads the text, and any HTML parser moves or drops what has no place in HTML, Jinja tags between table rows above all.
-    So each tag is replaced by a comment (between elements) or a marked word (inside attribute values and titles) and put back after.
-    Raises TemplateError naming `name` when the parser would still change the order of anything.
-    """
-    if _MARK.search(source):
-        raise TemplateError(f"{name} contains characters that are reserved (U+E000).")
-    tags: list[str] = []
-    protected = _protect(source, name, tags)
-    # The rules come from the page itself: nothing is fetched, whatever a template links to.
-    inlined = css_inline.CSSInliner(keep_at_rules=True, minify_css=True, load_remote_stylesheets=False).inline(protected)
-    for written, parsed in zip_longest(_skeleton(protected), _skeleton(inlined), fillvalue="the end"):
-        if written != parsed:
+
+def _merge(tree: nodes.Node, environment: Environment) -> None:
+    """Make one text of those that stand side by side where a resolved tag or a comment was."""
+    below = [tree]
+    while below:
+        node = below.pop()
+        for name, value in node.iter_fields():
+            if isinstance(value, list) and any(isinstance(each, nodes.Output) for each in value):
+                setattr(node, name, list(_merged(value, environment)))
+        below += [
+            child
+            for child in node.iter_child_nodes()
+            if not isinstance(child, (nodes.Expr, nodes.Output))
+        ]
+
+
+def _merged(body: list[nodes.Node], environment: Environment) -> Iterator[nodes.Node]:
+    for is_output, run in groupby(body, lambda node: isinstance(node, nodes.Output)):
+        if not is_output:
+            yield from run
+            continue
+        outputs = [node for node in run if isinstance(node, nodes.Output)]
+        parts: list[nodes.Expr] = []
+        inside = (each for output in outputs for each in output.nodes)
+        for is_text, each in groupby(inside, lambda node: isinstance(node, nodes.TemplateData)):
+            found = list(each)
+            if is_text:
+                line = found[0].lineno
+                data = "".join(text.data for text in found if isinstance(text, nodes.TemplateData))
+                found = [nodes.TemplateData(data, lineno=line, environment=environment)]
+            parts += found
+        yield nodes.Output(parts, lineno=outputs[0].lineno, environment=environment)
+
+
+class _Assembly:
+    """Reads the files of one part, within limits for all of them together."""
+
+    def __init__(self, environment: Environment, shown: str) -> None:
+        self._environment = environment
+        self._prefix = shown
+        self._chars = 0
+
+    def shown(self, path: str) -> str:
+        return path if path.startswith("_base/") else self._prefix + path
+
+    def file(self, path: str, blocks: dict[str, nodes.Block], depth: int) -> list[nodes.Node]:
+        """Return the body of a file whose blocks give way to `blocks`."""
+        if depth > MAX_INCLUDE_DEPTH:
             raise TemplateError(
-                f"{name} is not well-formed HTML: a parser finds {_shown(parsed, tags)} where {_shown(written, tags)} is written.",
-                fix="Extend the layout, close every element in the branch that opens it, and write <thead> and <tbody> in tables.",
+                f"{self.shown(path)} includes itself, or files are included more than "
+                f"{MAX_INCLUDE_DEPTH} deep."
             )
-    inlined = inlined.replace("<!--\ue000", "\ue000").replace("\ue001-->", "\ue001")
-    inlined = _STYLE_ELEMENT.sub(lambda style: _compact_rules(style[0]), inlined)
-    restored = _MARK.sub(lambda mark: tags[int(mark[1])], inlined)
-    # Indentation is for those who edit the template; in the mail it is a fifth of the size.
-    return re.sub(r"\n\s+", "\n", restored)
+        body = self._parse(path).body
+        at = next((at for at, node in enumerate(body) if not _blank(node)), 0)
+        if body and isinstance(parent := body[at], nodes.Extends):
+            own = self._own_blocks(path, body[at + 1 :])
+            return self.file(self.joined(path, parent), {**own, **blocks}, depth + 1)
+        whole = nodes.Template(body, lineno=1)
+        _Resolver(self, path, blocks, depth).visit(whole)
+        return whole.body
 
-
-def _compact_rules(css: str) -> str:
-    return re.sub(r":\s+", ":", re.sub(r"\s*([{};,])\s*", r"\1", css))
-
-
-def _skeleton(html: str) -> list[str]:
-    """Return elements, marks and the places of text in their order, without style elements, which the inliner rewrites."""
-    steps: list[str] = []
-    for step in _SKELETON.finditer(_STYLE_ELEMENT.sub("", html)):
-        if step["element"]:
-            steps.append(step["element"])
-        elif step["text"]:
-            steps.append("text")
-        # The inliner may write attributes in another order, which changes nothing.
-        steps += sorted(mark[0] for mark in _MARK.finditer(step[0]))
-    return steps
-
-
-def _shown(step: str, tags: list[str]) -> str:
-    mark = _MARK.fullmatch(step)
-    return tags[int(mark[1])] if mark else step
-
-
-def _protect(source: str, name: str, tags: list[str]) -> str:
-    """Replace each Jinja tag by a mark that is fit for its place."""
-    numbers = count()
-    out: list[str] = []
-    place = "text"
-    at = 0
-    for tag in TAG.finditer(source):
-        static = source[at : tag.start()]
-        place = _place_after(static, place)
-        out.append(static)
-        if place not in _TAGS_ALLOWED:
-            line = source.count("\n", 0, tag.start()) + 1
+    def _parse(self, path: str) -> nodes.Template:
+        loader, shown = self._environment.loader, self.shown(path)
+        assert loader is not None  # noqa: S101 - whoever made the environment gave it one
+        try:
+            text = loader.get_source(self._environment, path)[0]
+        except TemplateNotFound:
+            raise TemplateError(f"The file {shown} is missing.") from None
+        self._chars += len(text)
+        # Files that include others many times over would multiply without end.
+        if self._chars > MAX_READ_CHARS:
             raise TemplateError(
-                f"{name}, around line {line}: a Jinja tag stands inside an HTML tag or style.",
-                fix="Put it between elements or inside the quotes of an attribute other than style.",
+                f"{shown}: the files it takes together are larger than {MAX_READ_CHARS // 1024} kB."
             )
-        mark = f"\ue000{next(numbers)}\ue001"
-        out.append(f"<!--{mark}-->" if place == "text" else mark)
-        tags.append(tag[0])
-        at = tag.end()
-    out.append(source[at:])
-    return "".join(out)
+        try:
+            return self._environment.parse(text, path, shown)
+        except TemplateSyntaxError as error:
+            raise self.wrong(path, error.lineno, str(error.message).removesuffix(".")) from None
+        except (RecursionError, ValueError):
+            # Hundreds of brackets inside each other, a number of thousands of digits.
+            raise too_deep(shown) from None
+
+    def _own_blocks(self, path: str, body: list[nodes.Node]) -> dict[str, nodes.Block]:
+        """Return the blocks of a file that extends another.
+
+        What stands between them would be lost.
+        """
+        for node in body:
+            if isinstance(node, nodes.Extends):
+                raise self.wrong(path, node.lineno, "'extends' must be the first tag of a file")
+            if not isinstance(node, nodes.Block) and not _blank(node):
+                raise TemplateError(
+                    f"{self.shown(path)} has text outside its blocks (line {node.lineno}).",
+                    fix="Move it into a block of the layout it extends.",
+                )
+        own = [node for node in body if isinstance(node, nodes.Block)]
+        inner = [block for node in own for block in node.find_all(nodes.Block)]
+        return {block.name: block for block in (*own, *inner)}
+
+    def joined(self, path: str, node: nodes.Extends | nodes.Include) -> str:
+        if not isinstance(node.template, nodes.Const) or not isinstance(node.template.value, str):
+            verb = type(node).__name__.lower()
+            raise self.wrong(path, node.lineno, f"'{verb}' needs the name of a file in quotes")
+        return self._environment.join_path(node.template.value, path)
+
+    def wrong(self, path: str, line: int, words: str) -> TemplateError:
+        return TemplateError(f"{self.shown(path)}, line {line}: {words}.")
 
 
-# For each place in HTML, what ends it. An attribute value is named by its quote, the style attribute's by "s" and its quote.
-_ENDS = {
-    "text": re.compile(r"<!--|<title\b[^>]*>|<style\b[^>]*>|</?[a-zA-Z!]"),
-    "element": re.compile(r""">|\bstyle\s*=\s*["']|["']"""),
-    "comment": re.compile("-->"),
-    "title": re.compile("</title>"),
-    "style": re.compile("</style>"),
-    '"': re.compile('"'),
-    "'": re.compile("'"),
-    's"': re.compile('"'),
-    "s'": re.compile("'"),
-}
-_TAGS_ALLOWED = frozenset({"text", "comment", "title", '"', "'"})
+class _Resolver(NodeTransformer):
+    """Replaces the blocks and includes of one file by what belongs there."""
 
+    def __init__(
+        self, assembly: _Assembly, path: str, blocks: dict[str, nodes.Block], depth: int
+    ) -> None:
+        self._assembly = assembly
+        self._path = path
+        self._blocks = blocks
+        self._depth = depth
+        self._filled: set[str] = set()
 
-def _place_after(static: str, place: str) -> str:
-    """Say at which place of HTML one is after `static`, having been at `place` before it."""
-    at = 0
-    while end := _ENDS[place].search(static, at):
-        at = end.end()
-        place = _next_place(place, end[0])
-    return place
+    def visit_Block(self, node: nodes.Block) -> list[nodes.Node]:  # noqa: N802 - the visitor's
+        if node.name in self._filled:
+            raise self._assembly.wrong(
+                self._path, node.lineno, f"the block '{node.name}' has more than one place"
+            )
+        self._filled.add(node.name)
+        if node.required and node.name not in self._blocks:
+            raise self._assembly.wrong(
+                self._path, node.lineno, f"the block '{node.name}' has to be given"
+            )
+        chosen = self._blocks.get(node.name, node)
+        whole = nodes.Template(chosen.body, lineno=node.lineno)
+        self.generic_visit(whole)
+        return whole.body
 
+    def visit_Include(self, node: nodes.Include) -> list[nodes.Node]:  # noqa: N802 - likewise
+        if node.ignore_missing or not node.with_context:
+            raise self._assembly.wrong(
+                self._path, node.lineno, "'include' takes the name of a file and nothing else"
+            )
+        return self._assembly.file(self._assembly.joined(self._path, node), {}, self._depth + 1)
 
-def _next_place(place: str, end: str) -> str:
-    if place == "text":
-        named = {"<!--": "comment", "<titl": "title", "<styl": "style"}
-        return named.get(end[:5], named.get(end, "element"))
-    if place == "element":
-        if end == ">":
-            return "text"
-        return "s" + end[-1] if end.startswith("style") else end
-    return "element" if place[-1] in "\"'" else "text"
+    def visit_Extends(self, node: nodes.Extends) -> nodes.Node:  # noqa: N802 - likewise
+        raise self._assembly.wrong(
+            self._path, node.lineno, "'extends' must be the first tag of a file"
+        )

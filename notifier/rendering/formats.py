@@ -1,7 +1,8 @@
 """Money, numbers, dates and codes as a Vietnamese or English reader expects to see them.
 
-Every function takes the language as "vi" or "en". Money is whole đồng; instants are shown in Asia/Ho_Chi_Minh.
-A value of the wrong type raises RenderError; the message names the filter and never repeats the value.
+Every function takes the language as "vi" or "en". Money is whole đồng; instants are shown in
+Asia/Ho_Chi_Minh. A value of the wrong type raises RenderError; the message names the filter and
+never repeats the value.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from notifier.errors import RenderError
 LOCAL_ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 NBSP = "\u00a0"
 
-# Far above the state budget: a larger sum is a mistake in the list, and its words would fill the screen.
+# Far above the state budget: a larger sum is a mistake in the list, and its words would fill the
+# screen.
 MAX_AMOUNT = 10**18
 
 PERSONAL_CODE_DIGITS = 12
@@ -25,19 +27,50 @@ _LAST_MONTH_WITH_ZERO = 2
 
 _DIGITS_VI = ("không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín")
 _SMALL_EN = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
 _TENS_EN = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES_EN = ("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion")
 _MONTHS_EN = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 
 
 def _group_vi(value: int, *, full: bool) -> str:
-    """Read 0 to 999; `full` says the hundreds aloud even when they are 0, as inside a longer number."""
+    """Read 0 to 999.
+
+    `full` says the hundreds aloud even when they are 0, as inside a longer number.
+    """
     hundreds, rest = divmod(value, 100)
     tens, unit = divmod(rest, 10)
     words = []
@@ -63,7 +96,8 @@ def _group_vi(value: int, *, full: bool) -> str:
     return " ".join(words)
 
 
-# A fill reads two or more amounts; with the thousand groups read in advance each costs a few look-ups.
+# A fill reads two or more amounts; with the thousand groups read in advance each costs a few
+# look-ups.
 _FIRST_GROUP = (_DIGITS_VI[0], *(_group_vi(value, full=False) for value in range(1, 1000)))
 _LATER_GROUP = ("", *(" " + _group_vi(value, full=True) for value in range(1, 1000)))
 _FIRST_THOUSANDS = ("", *(words + " nghìn" for words in _FIRST_GROUP[1:]))
@@ -73,7 +107,10 @@ _LATER_MILLIONS = ("", *(words + " triệu" for words in _LATER_GROUP[1:]))
 
 
 def _below_billion_vi(value: int, *, later: bool) -> str:
-    """Read 1 to 999,999,999 without a leading space; `later` when a higher group was read before it."""
+    """Read 1 to 999,999,999 without a leading space.
+
+    `later` when a higher group was read before it.
+    """
     thousands, units = divmod(value, 1000)
     millions, thousands = divmod(thousands, 1000)
     if millions:
@@ -85,7 +122,10 @@ def _below_billion_vi(value: int, *, later: bool) -> str:
 
 
 def _cardinal_vi(value: int) -> str:
-    """Read a whole number of 0 or more; "tỷ" repeats for 10^18 and above ("một triệu tỷ" is 10^15)."""
+    """Read a whole number of 0 or more.
+
+    "tỷ" repeats for 10^18 and above ("một triệu tỷ" is 10^15).
+    """
     billions, rest = divmod(value, 1_000_000_000)
     if not billions:
         return _below_billion_vi(rest, later=False)
@@ -131,7 +171,7 @@ def number(value: object, language: str = "vi") -> str:
 
 
 def money(value: object, language: str = "vi") -> str:
-    """Return đồng as `1.234.567 đồng` (vi) or `VND 1,234,567` (en), with a no-break space beside the unit."""
+    """Return `1.234.567 đồng` (vi) or `VND 1,234,567` (en), with a no-break space."""
     grouped = f"{_whole(value, 'money'):,}"
     return f"VND{NBSP}{grouped}" if language == "en" else f"{grouped.replace(',', '.')}{NBSP}đồng"
 
@@ -153,7 +193,11 @@ def _day(value: object, name: str) -> date:
         return value
     if isinstance(value, str):
         try:
-            return date.fromisoformat(value) if len(value) <= ISO_DATE_CHARS else _instant(value, name).date()
+            return (
+                date.fromisoformat(value)
+                if len(value) <= ISO_DATE_CHARS
+                else _instant(value, name).date()
+            )
         except ValueError:
             pass
     raise RenderError(f"The filter {name} expects a date written as 2026-10-31.")
@@ -167,19 +211,29 @@ def _instant(value: object, name: str) -> datetime:
             value = None
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(LOCAL_ZONE)
-    raise RenderError(f"The filter {name} expects a time with its offset, written as 2026-10-31T09:05:00+07:00.")
+    raise RenderError(
+        f"The filter {name} expects a time with its offset, written as 2026-10-31T09:05:00+07:00."
+    )
 
 
 def _official_month(day: date) -> str:
-    # Official papers write a zero before days below 10 and before months 1 and 2 only (Decree 30/2020, annex I).
+    # Official papers write a zero before days below 10 and before months 1 and 2 only (Decree
+    # 30/2020, annex I).
     month = f"{day.month:02}" if day.month <= _LAST_MONTH_WITH_ZERO else str(day.month)
     return f"tháng {month} năm {day.year}"
 
 
 def date_short(value: object, language: str = "vi") -> str:
-    """Return `05/02/2026` (vi) or `5 Feb 2026` (en; the slashed form would be read the other way round)."""
+    """Return `05/02/2026` (vi) or `5 Feb 2026` (en).
+
+    In English the slashed form would be read the other way round.
+    """
     day = _day(value, "date")
-    return f"{day.day} {_MONTHS_EN[day.month - 1][:3]} {day.year}" if language == "en" else f"{day:%d/%m/%Y}"
+    return (
+        f"{day.day} {_MONTHS_EN[day.month - 1][:3]} {day.year}"
+        if language == "en"
+        else f"{day:%d/%m/%Y}"
+    )
 
 
 def date_long(value: object, language: str = "vi") -> str:
@@ -197,14 +251,20 @@ def month(value: object, language: str = "vi") -> str:
 
 
 def date_time(value: object, language: str = "vi") -> str:
-    """Return an instant in Vietnam's time: `14:05 ngày 05/02/2026` (vi) or `14:05 on 5 February 2026` (en)."""
+    """Return an instant in Vietnam's time.
+
+    `14:05 ngày 05/02/2026` (vi) or `14:05 on 5 February 2026` (en).
+    """
     instant = _instant(value, "date_time")
     day = date_long(instant.date(), "en") if language == "en" else date_short(instant.date())
     return f"{instant:%H:%M} {'on' if language == 'en' else 'ngày'} {day}"
 
 
-def masked(value: object, language: str = "vi") -> str:  # noqa: ARG001 - every filter takes the language
-    """Return a tax code as it may be shown: a 12-digit personal number becomes `0010******45`, others stay."""
+def masked(value: object, language: str = "vi") -> str:  # noqa: ARG001 - as every filter
+    """Return a tax code as it may be shown.
+
+    A 12-digit personal number becomes `0010******45`, others stay.
+    """
     if not isinstance(value, str):
         raise RenderError("The filter masked expects a tax code written as text.")
     if len(value) == PERSONAL_CODE_DIGITS and value.isascii() and value.isdigit():
@@ -224,5 +284,9 @@ def filters(language: str) -> Mapping[str, Callable[[object], str]]:
         "month": month,
         "masked": masked,
     }
-    # A mail shows the same values in its text and its HTML part, and a campaign the same dates in every mail.
-    return {name: lru_cache(4096, typed=True)(partial(function, language=language)) for name, function in named.items()}
+    # A mail shows the same values in its text and its HTML part, and a campaign the same dates in
+    # every mail.
+    return {
+        name: lru_cache(4096, typed=True)(partial(function, language=language))
+        for name, function in named.items()
+    }

@@ -1,7 +1,7 @@
 """The transfer encodings of a mail, fast enough to run for every recipient.
 
-Python's email package is the judge of these functions in the tests; it is not used here because it costs 1.5 ms a mail, and because
-it loses spaces in long Vietnamese subjects (CPython gh-144156).
+Python's email package is the judge of these functions in the tests; it is not used here because it
+costs 1.5 ms a mail, and because it loses spaces in long Vietnamese subjects (CPython gh-144156).
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ MAX_SUBJECT_CHARS = 250
 MAX_ADDRESS_CHARS = 254
 
 _ENCODED_WORD_BYTES = 45
-# Line breaks and control characters would end a header; direction marks would let a name pose as another one.
+# Line breaks and control characters would end a header; direction marks would let a name pose as
+# another one.
 _UNSAFE_IN_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _PLAIN_SUBJECT = re.compile(r"[!-~]+(?: [!-~]+)*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
-_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
-_DOT = ord(".")
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+)
+_DOT, _SPACE = ord("."), ord(" ")
+# 10xxxxxx: a byte that continues a character of UTF-8.
+_CONTINUES = 0x80
 
 
 def sane(text: str) -> str:
@@ -43,7 +48,10 @@ def body_text(text: str) -> str:
 
 
 def header_text(text: str, limit: int) -> str:
-    """Return the text as one header line may hold it: NFC, no control characters, no outer spaces, at most `limit` characters."""
+    """Return the text as one header line may hold it.
+
+    NFC, no control characters, no outer spaces, at most `limit` characters.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", sane(text))
     # Spaces at the ends and in the middle of a fold would be lost on the way, so there are none.
@@ -52,7 +60,10 @@ def header_text(text: str, limit: int) -> str:
 
 
 def encoded_words(text: str, *, column: int) -> bytes:
-    """Return RFC 2047 'B' words, folded so that no line is longer than 76; `column` is what the header's name has taken."""
+    """Return RFC 2047 'B' words, folded so that no line is longer than 76.
+
+    `column` is what the header's name has taken.
+    """
     data = text.encode()
     # Four characters carry three bytes, and 12 frame a word.
     room = (LINE_CHARS - column - 12) // 4 * 3
@@ -61,7 +72,7 @@ def encoded_words(text: str, *, column: int) -> bytes:
     while True:
         end = at + room
         # A word must hold whole characters (RFC 2047, section 5): step back to the start of one.
-        while end < len(data) and data[end] & 0xC0 == 0x80:  # noqa: PLR2004 - 10xxxxxx continues a character
+        while end < len(data) and data[end] & 0xC0 == _CONTINUES:
             end -= 1
         words.append(b"=?utf-8?B?" + b2a_base64(data[at:end], newline=False) + b"?=")
         if end >= len(data):
@@ -85,16 +96,30 @@ def unstructured(text: str, *, column: int) -> bytes:
 
 
 def mailbox(header: str, name: str, address: str) -> bytes:
-    """Return `header: name <address>` with its line end; raise RenderError for an address that is not plain ASCII mail syntax."""
+    """Return `header: name <address>` with its line end.
+
+    Raise RenderError for an address that is not plain ASCII mail syntax.
+    """
     if len(address) > MAX_ADDRESS_CHARS or not _ADDRESS.fullmatch(address):
         raise RenderError(
-            "An e-mail address cannot be written in a header.", fix="Check the address; its domain must be in ASCII (punycode)."
+            "An e-mail address cannot be written in a header.",
+            fix="Check the address; its domain must be in ASCII (punycode).",
         )
-    return header.encode() + b": " + display_name(name, len(header) + 2) + b"<" + address.encode("ascii") + b">\r\n"
+    return (
+        header.encode()
+        + b": "
+        + display_name(name, len(header) + 2)
+        + b"<"
+        + address.encode("ascii")
+        + b">\r\n"
+    )
 
 
 def display_name(name: str, column: int) -> bytes:
-    """Return the name as it stands before `<address>`, with the space or fold between them; nothing for an empty name."""
+    """Return the name as it stands before `<address>`, with the space or fold between them.
+
+    Nothing for an empty name.
+    """
     name = header_text(name, MAX_NAME_CHARS)
     if not name:
         return b""
@@ -104,7 +129,10 @@ def display_name(name: str, column: int) -> bytes:
 
 
 def base64_body(text: str) -> bytes:
-    """Return the text as UTF-8 with CRLF line ends (the canonical form of text, RFC 2045 section 6.8) in base64 lines of 76."""
+    """Return the text in base64 lines of 76.
+
+    It is UTF-8 with CRLF line ends, the canonical form of text (RFC 2045 section 6.8).
+    """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
@@ -127,22 +155,26 @@ def _line_cutter(lines: int) -> Struct:
 def quoted_printable(text: str) -> bytes:
     """Return one piece of a quoted-printable body; pieces may be joined in any order.
 
-    Each piece starts at column 0 and ends with a line break or a soft one, so no line is ever longer than 76. A line never starts
-    with "." (SMTP would have to double it, RFC 5321 section 4.5.2) and never ends in a space.
+    Each piece starts at column 0 and ends with a line break or a soft one, so no line is ever
+    longer than 76. A line never starts with "." (SMTP would have to double it, RFC 5321 section
+    4.5.2) and never ends in a space.
     """
     lines = body_text(text).split("\n")
     *ended, last = lines
     encoded = [_quoted_line(line.encode(), ended=True) for line in ended]
     # A space may stand before a soft break, which is no end of a line.
-    return b"\r\n".join([*encoded, _quoted_line(last.encode(), ended=False) + b"=\r\n" if last else b""])
+    return b"\r\n".join(
+        [*encoded, _quoted_line(last.encode(), ended=False) + b"=\r\n" if last else b""]
+    )
 
 
-_QUOTED = tuple(chr(byte) if 32 < byte < 127 and byte != 61 else f"={byte:02X}" for byte in range(256))  # noqa: PLR2004 - printable ASCII except "="
+_PRINTABLE = frozenset(map(chr, range(ord("!"), ord("~") + 1))) - {"="}
+_QUOTED = tuple(chr(byte) if chr(byte) in _PRINTABLE else f"={byte:02X}" for byte in range(256))
 
 
 def _quoted_line(data: bytes, *, ended: bool) -> bytes:
     """Encode one line without its end, with soft breaks; `ended` when a hard line end follows."""
-    shapes = [_QUOTED[byte] if byte != 32 else " " for byte in data]  # noqa: PLR2004 - 32 is a space
+    shapes = [_QUOTED[byte] if byte != _SPACE else " " for byte in data]
     if ended and shapes and shapes[-1] == " ":
         shapes[-1] = "=20"
     rows = []
@@ -159,15 +191,15 @@ def _quoted_line(data: bytes, *, ended: bool) -> bytes:
 
 
 def quick_quoted_printable(text: str) -> bytes:
-    """Return a piece as `quoted_printable` does, by a shorter way for the values that most mails hold."""
+    """Return what `quoted_printable` does, by a shorter way for the values that most mails hold."""
     try:
         # The line end makes b2a_qp write soft breaks as CRLF; it gives way to a soft break below.
         encoded = b2a_qp(text.encode() + b"\r\n")
     except UnicodeEncodeError:
         return quoted_printable(text)
     last_line = encoded.rfind(b"\n", 0, -2)
-    # b2a_qp is C, but it knows nothing of dots at the start of a line, leaves no room for the last soft break and mixes line ends.
-    # Where any of that matters, the careful way is taken.
+    # b2a_qp is C, but it knows nothing of dots at the start of a line, leaves no room for the last
+    # soft break and mixes line ends. Where any of that matters, the careful way is taken.
     if (
         len(encoded) - last_line > LINE_CHARS + 2
         or encoded[0] == _DOT

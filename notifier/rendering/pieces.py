@@ -1,8 +1,9 @@
 """How compiled templates hand out their output: HTML as quoted-printable bytes, text as it is.
 
-Jinja compiles a template into a generator of strings. This code generator makes the HTML parts yield bytes: what the author wrote is
-encoded when the template is compiled and stands in the generated code as a constant; only values are escaped and encoded per recipient,
-and those that a campaign repeats (its dates, the name of an office) are remembered.
+Jinja compiles a template into a generator of strings. This code generator makes the HTML parts
+yield bytes: what the author wrote is encoded when the template is compiled and stands in the
+generated code as a constant; only values are escaped and encoded per recipient, and those that a
+campaign repeats (its dates, the name of an office) are remembered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Undefined
 from markupsafe import escape
 
 from notifier.errors import RenderError
@@ -24,13 +25,36 @@ _REMEMBERED_PIECES = 2048
 _REMEMBERED_CHARS = 200
 
 
+def shown(value: object) -> object:
+    """Return a value that has a text; raise RenderError for one that is absent, or is a list.
+
+    The text of a list is no words for a reader, and could be endless where lists stand inside
+    lists.
+    """
+    if value is None:
+        raise RenderError(
+            "An optional value is printed although it is absent.", fix="Put it inside {% if … %}."
+        )
+    if isinstance(value, (str, int, float, Undefined)) or hasattr(value, "__html__"):
+        return value
+    raise RenderError(
+        "A list or another value without a text is printed.", fix="Use a loop, or the filter join."
+    )
+
+
 class PieceGenerator(CodeGenerator):
-    """Writes the Python of a template; the hooks are those that Jinja's own NativeCodeGenerator uses."""
+    """Writes the Python of a template.
+
+    The hooks are those that Jinja's own NativeCodeGenerator uses.
+    """
 
     _encodes = False
 
-    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802 - the visitor looks the name up
-        """Encode what goes straight into the mail; what a macro or a set block collects stays text."""
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802 - the visitor's
+        """Encode what goes straight into the mail.
+
+        What a macro or a set block collects stays text.
+        """
         self._encodes = frame.eval_ctx.autoescape is True and frame.buffer is None
         super().visit_Output(node, frame)
 
@@ -38,28 +62,36 @@ class PieceGenerator(CodeGenerator):
         text = "".join(group)
         return repr(mime.quoted_printable(text) if self._encodes else text)
 
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+    def _output_child_pre(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
         # Most values are plain strings: they are recognised without a call.
         if self._encodes:
             self.write("(_known(_value) if type(_value := ")
         elif frame.eval_ctx.autoescape:
             super()._output_child_pre(node, frame, finalize)
+            self.write("_shown(")
         else:
             self.write("(_value if type(_value := ")
 
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo) -> None:
+    def _output_child_post(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
         if self._encodes:
             self.write(") is str else None) or _encoded(_value, context)")
         elif frame.eval_ctx.autoescape:
+            self.write(")")
             super()._output_child_post(node, frame, finalize)
         else:
             self.write(") is str else _printed(_value))")
 
-    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - the visitor looks the name up
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - likewise
         """Read `line.amount` without a call when `line` is a dictionary that has it."""
         if isinstance(node.node, nodes.Name):
             ref = frame.symbols.ref(node.node.name)
-            self.write(f"({ref}[{node.attr!r}] if type({ref}) is dict and {node.attr!r} in {ref} else ")
+            self.write(
+                f"({ref}[{node.attr!r}] if type({ref}) is dict and {node.attr!r} in {ref} else "
+            )
             super().visit_Getattr(node, frame)
             self.write(")")
         else:
@@ -67,7 +99,10 @@ class PieceGenerator(CodeGenerator):
 
 
 class PieceEnvironment(Environment):
-    """What generated code calls for values; remembers the encoded form of short ones, up to a fixed number."""
+    """What generated code calls for values.
+
+    Remembers the encoded form of short ones, up to a fixed number.
+    """
 
     code_generator_class = PieceGenerator
 
@@ -78,14 +113,20 @@ class PieceEnvironment(Environment):
 
     def names_in_generated_code(self) -> dict[str, Any]:
         """Return the functions that `PieceGenerator` writes calls to."""
-        return {"_known": self.known.get, "_encoded": self.encoded, "_printed": self.printed}
+        return {
+            "_known": self.known.get,
+            "_encoded": self.encoded,
+            "_printed": self.printed,
+            "_shown": shown,
+        }
 
     @staticmethod
     def printed(value: object) -> str:
-        """Return a value that is not a plain string as text; raise RenderError for one that is absent."""
-        if value is None:
-            raise RenderError("An optional value is printed although it is absent.", fix="Put it inside {% if … %}.")
-        return str(value)
+        """Return a value that is not a plain string as text.
+
+        Raise RenderError for one that is absent.
+        """
+        return str(shown(value))
 
     def encoded(self, value: object, context: Context) -> bytes:
         """Return the value, escaped unless it is markup, as a quoted-printable piece."""

@@ -10,17 +10,36 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Scope
 
-from notifier.embedded.mailbox import Mailbox
+from notifier.instance.servers.mailbox import Mailbox
 from notifier.observability import configure_logging
 from notifier.services import Services
-from notifier.web import health, inbox, public
+from notifier.web import health, inbox
 from notifier.web.api.app import make_api
 from notifier.web.pages import PRIVATE, STYLE, page
+from notifier.web.public import routes as public
 
 _METHODS = ("GET", "HEAD", "POST")
 
 log = structlog.get_logger(__name__)
+
+
+class _Below(Mount):
+    """A mount whose application sees whole paths, so that its document shows them."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        """Mount `app`."""
+        super().__init__(path, app)
+        # A path with a line break, too, is the application's to refuse.
+        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as a mount does, and leave the path as it is."""
+        match, child = super().matches(scope)
+        child.pop("root_path", None)
+        child.pop("path_params", None)
+        return match, child
 
 
 def _catches(services: Services) -> bool:
@@ -33,7 +52,11 @@ def _allowed(request: Request) -> str:
     """Return the methods that any route takes at this address; the framework names those of the first route alone (RFC 9110, 10.2.1)."""
     routes = request.app.routes
     return ", ".join(
-        method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
     )
 
 
@@ -46,10 +69,7 @@ def create_app(services: Services | None = None) -> FastAPI:
     app.include_router(public.make_router(services))
     app.include_router(health.make_router(services))
     if services.settings.broker_url:
-        mount = Mount("/api", make_api(services))
-        # A path with a line break, too, is the API's to refuse.
-        mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
-        app.router.routes.append(mount)
+        app.router.routes.append(_Below("/api", make_api(services)))
     mail = services.settings.var / "mail"
     # The inbox shows addresses and live links to anybody: never beside a server that delivers real mail.
     has_inbox = mail.is_dir() and _catches(services)
@@ -62,7 +82,9 @@ def create_app(services: Services | None = None) -> FastAPI:
 
     @app.get("/style.css", include_in_schema=False)
     def style() -> Response:
-        return Response(STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "max-age=3600"})
+        return Response(
+            STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "max-age=3600"}
+        )
 
     @app.exception_handler(HTTPException)
     def refuse(request: Request, error: HTTPException) -> Response:
@@ -80,7 +102,16 @@ def create_app(services: Services | None = None) -> FastAPI:
     @app.exception_handler(Exception)
     def fail(request: Request, error: Exception) -> Response:
         # The kind of error is enough to find it; its words may hold personal data.
-        log.error("request_failed", error=type(error).__name__, path=request.scope["route"].path if "route" in request.scope else "")
-        return Response("Lỗi hệ thống. / Something went wrong.\n", status_code=500, media_type="text/plain", headers=PRIVATE)
+        log.error(
+            "request_failed",
+            error=type(error).__name__,
+            path=request.scope["route"].path if "route" in request.scope else "",
+        )
+        return Response(
+            "Lỗi hệ thống. / Something went wrong.\n",
+            status_code=500,
+            media_type="text/plain",
+            headers=PRIVATE,
+        )
 
     return app

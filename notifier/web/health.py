@@ -18,32 +18,17 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from notifier import observability
 from notifier.db import plain_url
+from notifier.domain import batches, campaigns, messages, tallies
 from notifier.errors import NotifierError
-from notifier.queues import LANES
 from notifier.services import Services
+from notifier.states import CampaignState, Lane
 
 _KEEP_SECONDS = 2.0
 _TIMEOUT = 2.0
-
-_AGE = text("""
-SELECT lane, max(extract(epoch FROM clock_timestamp() - due_at)) FROM (
-    SELECT b.lane, b.due_at FROM batch b JOIN campaign c ON c.id = b.campaign_id
-     WHERE b.state = 'ready' AND b.due_at <= clock_timestamp() AND c.state = 'running'
-    UNION ALL
-    SELECT c.lane, m.due_at FROM message m JOIN campaign c ON c.id = m.campaign_id
-     WHERE m.batch_id IS NULL AND m.state IN ('queued', 'deferred') AND m.due_at <= clock_timestamp() AND c.state = 'running') waiting
-GROUP BY lane
-""")
-
-_OPEN = text("""
-SELECT m.state::text, count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id
- WHERE c.kind = 'campaign' AND c.state IN ('running', 'paused', 'scheduled', 'cancelling') GROUP BY 1
-""")
 
 
 def _started(check: Callable[[], str]) -> Future[str]:
@@ -76,7 +61,9 @@ class Health:
 
     async def parts(self) -> dict[str, str]:
         """Return `ok` or a short word of trouble for each part, within some two seconds."""
-        if self._look is None or (self._look.done() and time.monotonic() - self._at > _KEEP_SECONDS):
+        if self._look is None or (
+            self._look.done() and time.monotonic() - self._at > _KEEP_SECONDS
+        ):
             self._look = asyncio.create_task(self._look_at_all())
         # Whoever asks waits for the same look; one who hangs up does not end it for the others.
         return await asyncio.shield(self._look)
@@ -86,9 +73,14 @@ class Health:
             # A check that still hangs has its thread; another one would only hang, too.
             if name not in self._running or self._running[name].done():
                 self._running[name] = _started(check)
-        await asyncio.wait([asyncio.wrap_future(each) for each in self._running.values()], timeout=_TIMEOUT)
+        await asyncio.wait(
+            [asyncio.wrap_future(each) for each in self._running.values()], timeout=_TIMEOUT
+        )
         self._at = time.monotonic()
-        return {name: each.result() if each.done() else "unreachable" for name, each in self._running.items()}
+        return {
+            name: each.result() if each.done() else "unreachable"
+            for name, each in self._running.items()
+        }
 
     def _database(self) -> str:
         try:
@@ -142,14 +134,29 @@ class _Database(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the age of the oldest waiting mail by lane, and the open campaigns' messages by state."""
-        age = GaugeMetricFamily("notifier_queue_age_seconds", "Age of the oldest mail that could leave now.", labels=["lane"])
-        states = GaugeMetricFamily("notifier_open_messages", "Messages of campaigns that are not over, by state.", labels=["state"])
+        age = GaugeMetricFamily(
+            "notifier_queue_age_seconds",
+            "Age of the oldest mail that could leave now.",
+            labels=["lane"],
+        )
+        states = GaugeMetricFamily(
+            "notifier_open_messages",
+            "Messages of campaigns that are not over, by state.",
+            labels=["state"],
+        )
         with self._services.session() as session:
-            ages = {lane: float(seconds) for lane, seconds in session.execute(_AGE)}
-            for state, number in session.execute(_OPEN):
-                states.add_metric([state], number)
-        for lane in LANES:
-            age.add_metric([lane], max(0.0, ages.get(lane, 0.0)))
+            connection = session.connection()
+            waits = (batches.longest_wait(connection), messages.longest_wait(connection))
+            numbers = [
+                number
+                for state in CampaignState
+                if not state.is_final
+                for number in campaigns.numbers(session, state)
+            ]
+            for state, number in tallies.open_counts(connection, numbers).items():
+                states.add_metric([state.value], number)
+        for lane in Lane:
+            age.add_metric([lane.value], max(0.0, *(each.get(lane, 0.0) for each in waits)))
         yield age
         yield states
 
@@ -165,7 +172,9 @@ def make_router(services: Services) -> APIRouter:
     async def healthz() -> JSONResponse:
         parts = await health.parts()
         well = all(state == "ok" for state in parts.values())
-        return JSONResponse({"status": "ok" if well else "unwell", "parts": parts}, status_code=200 if well else 503)
+        return JSONResponse(
+            {"status": "ok" if well else "unwell", "parts": parts}, status_code=200 if well else 503
+        )
 
     @router.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
@@ -173,6 +182,9 @@ def make_router(services: Services) -> APIRouter:
             own = generate_latest(gauges)
         except SQLAlchemyError:
             own = b""
-        return Response(observability.render_metrics() + own, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            observability.render_metrics() + own,
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )
 
     return router

@@ -25,9 +25,15 @@ PRIVATE = {
 }
 
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
-_ENVIRONMENT.filters["hanoi"] = lambda moment: moment.astimezone(HANOI).strftime("%d/%m/%Y %H:%M:%S")
+_ENVIRONMENT.filters["hanoi"] = lambda moment: moment.astimezone(HANOI).strftime(
+    "%d/%m/%Y %H:%M:%S"
+)
 
 
 def language(request: Request) -> str:
@@ -40,6 +46,15 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     lang = language(request)
     # What answers a form has no address of its own to link to: each page of a token links to the one that can be opened.
     token = request.path_params.get("token")
-    other = ("" if token is None else f"/u/{quote(token, safe='')}") + ("?lang=en" if lang == "vi" else "?")
-    html = _ENVIRONMENT.get_template(template).render(lang=lang, vi=lang == "vi", other=other, **values)
-    return Response(html, status_code=status, media_type="text/html; charset=utf-8", headers=PRIVATE | {"Content-Language": lang})
+    other = ("" if token is None else f"/u/{quote(token, safe='')}") + (
+        "?lang=en" if lang == "vi" else "?"
+    )
+    html = _ENVIRONMENT.get_template(template).render(
+        lang=lang, vi=lang == "vi", other=other, **values
+    )
+    return Response(
+        html,
+        status_code=status,
+        media_type="text/html; charset=utf-8",
+        headers=PRIVATE | {"Content-Language": lang},
+    )

@@ -1,6 +1,8 @@
-"""Celery's entry: `celery -A notifier.worker.app worker -Q deliver.campaign` and `celery -A notifier.worker.app beat`."""
+"""Celery's entry: `celery -A notifier.worker.app worker -Q deliver.campaign`, and `… beat`."""
 
 from __future__ import annotations
+
+import warnings
 
 from celery import Celery
 
@@ -9,6 +11,8 @@ from notifier.settings import Settings
 from notifier.worker import lifecycle, schedule
 
 settings = Settings.from_env()
+# Root is warned by a page a process; what Celery fears there is pickle, which is not accepted.
+warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 
 
 def build() -> Celery:
@@ -16,7 +20,8 @@ def build() -> Celery:
     celery = make_app(settings.require_broker())
     celery.conf.include = ["notifier.worker.tasks"]
     celery.conf.beat_schedule = schedule.entries(settings.sweep_seconds)
-    celery.conf.beat_schedule_filename = str(settings.var / "beat-schedule")
+    # The schedule is kept in memory: a file of it would be pickle, which runs what it is told to.
+    celery.conf.beat_scheduler = "celery.beat:Scheduler"
     celery.conf.worker_proc_alive_timeout = 30
     lifecycle.connect(celery, settings)
     return celery

@@ -18,17 +18,20 @@ from typing import Any
 import structlog
 import uvloop
 from celery import Celery, bootsteps, signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from notifier import observability
 from notifier.db import plain_url
-from notifier.delivery import webhooks
-from notifier.delivery.jobs import Jobs
-from notifier.delivery.ledger import Ledger
-from notifier.delivery.sender import Sender
-from notifier.delivery.throttle import Throttle
-from notifier.embedded.processes import dies_with_parent
+from notifier.flows import control
+from notifier.instance.processes import dies_with_parent
+from notifier.sending.budgets import Throttle
+from notifier.sending.jobs import Jobs
+from notifier.sending.ledger import Ledger
+from notifier.sending.sender import Sender
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.smtp.connection import SmtpChannel
+from notifier.webhooks import delivery as webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +66,14 @@ def services() -> Services:
         return _process.services
 
 
+def finish(campaign_id: int) -> None:
+    """Finish a campaign if its last batch is done. The sweep does so when the database is unavailable."""
+    try:
+        control.finish(services(), campaign_id)
+    except SQLAlchemyError as error:
+        log.warning("database_unavailable", campaign=campaign_id, error=type(error).__name__)
+
+
 def deliver(batch_id: int) -> None:
     """Deliver a batch with this process's sender, made on first use."""
     if _process.sender is None:
@@ -70,7 +81,9 @@ def deliver(batch_id: int) -> None:
     # Only while a batch is under way: the pool sets a handler of its own after a fork, by which an idle child ends at once.
     before = signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        _process.sender.deliver(batch_id)
+        campaign_id = _process.sender.deliver(batch_id)
+        if campaign_id is not None:
+            finish(campaign_id)
     finally:
         signal.signal(signal.SIGTERM, before)
         if _process.asked_to_stop:
@@ -101,9 +114,10 @@ def make_sender(parts: Services) -> Sender:
         jobs=Jobs(settings.mail_domain, parts.signer, parts.dkim),
         routes=parts.routes,
         throttle=Throttle(settings.require_broker()),
-        hostname=settings.hostname,
+        channel_of=lambda route: SmtpChannel(
+            route.server, hostname=settings.hostname, timeout=settings.smtp_timeout_seconds
+        ),
         connections=settings.connections,
-        timeout=settings.smtp_timeout_seconds,
         lease_seconds=settings.lease_seconds,
         retry_minutes=settings.retry_minutes,
         stopping=stopping,
@@ -174,7 +188,9 @@ def connect(celery: Celery, settings: Settings) -> None:
             observability.serve_metrics(settings.metrics_port)
         except OSError as error:
             # A second worker on the same machine: both count into the same folder, so the first answers for both.
-            log.warning("metrics_port_taken", port=settings.metrics_port, error=type(error).__name__)
+            log.warning(
+                "metrics_port_taken", port=settings.metrics_port, error=type(error).__name__
+            )
 
     def logging(**_: Any) -> None:
         observability.configure_logging(settings, "worker")

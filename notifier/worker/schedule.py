@@ -18,5 +18,9 @@ def entries(sweep_seconds: float) -> dict[str, dict[str, Any]]:
             "schedule": sweep_seconds,
             "options": {"queue": HOUSEKEEPING, "expires": max(1.0, sweep_seconds * 3)},
         },
-        "daily": {"task": DAILY, "schedule": 6 * 3600.0, "options": {"queue": HOUSEKEEPING, "expires": 3600.0}},
+        "daily": {
+            "task": DAILY,
+            "schedule": 6 * 3600.0,
+            "options": {"queue": HOUSEKEEPING, "expires": 3600.0},
+        },
     }

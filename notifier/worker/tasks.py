@@ -8,7 +8,8 @@ import structlog
 from celery import shared_task
 
 from notifier.flows import upkeep
-from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, REQUESTS, TELL, WEBHOOKS
+from notifier.queues import DELIVER, GATHER, HOUSEKEEPING, NOTIFY, REQUESTS, WEBHOOKS
+from notifier.states import Lane
 from notifier.worker import lifecycle
 from notifier.worker.schedule import DAILY, SWEEP
 
@@ -27,19 +28,19 @@ def gather(self: Any, lane: str) -> None:
     # The requests that caused this stand in every line of its log.
     caused = self.request.get(REQUESTS)
     with structlog.contextvars.bound_contextvars(**({REQUESTS: caused} if caused else {})):
-        made = upkeep.gather(lifecycle.services(), lane)
+        made = upkeep.gather(lifecycle.services(), Lane(lane))
         log.debug("gathered", lane=lane, batches=made)
         if len(made) > 1:
-            lifecycle.services().queues.wake_batches(lane, made[1:])
+            lifecycle.services().queues.enqueue_batches(lane, made[1:])
         if made:
             lifecycle.deliver(made[0])
 
 
-@shared_task(name=TELL, queue=WEBHOOKS)
+@shared_task(name=NOTIFY, queue=WEBHOOKS)
 def webhooks(key_id: int) -> None:
     """Tell the receiver of a key what is due. What is left for another call is woken for at once, behind what other keys wait for."""
     if lifecycle.tell(key_id):
-        lifecycle.services().queues.wake_webhooks([key_id])
+        lifecycle.services().queues.enqueue_webhooks([key_id])
 
 
 @shared_task(name=SWEEP, queue=HOUSEKEEPING)

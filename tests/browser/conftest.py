@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from notifier.domain import suppression
-from notifier.embedded.mailbox import MailboxWriter
-from notifier.embedded.processes import kept_port
+from notifier.domain import addresses
+from notifier.instance.processes import kept_port
+from notifier.instance.servers.mailbox import MailboxWriter
 from notifier.services import Services
 from notifier.web.app import create_app
 
@@ -46,7 +46,13 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
         )
         yield found
         found.close()
@@ -102,10 +108,16 @@ def pages(services: Services, tmp_path: Path, stranger: Home) -> Iterator[str]:
     writer = MailboxWriter(folder)
     head = "From: office@example.test\r\nTo: ke.toan@example.test\r\nSubject: Tin\r\nMessage-ID: <1@example.test>\r\nMIME-Version: 1.0\r\n"
     kind = "Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
-    writer.add("office@example.test", OWNER, (head + kind + _MAIL.format(home=stranger.url).replace("\n", "\r\n")).encode())
+    writer.add(
+        "office@example.test",
+        OWNER,
+        (head + kind + _MAIL.format(home=stranger.url).replace("\n", "\r\n")).encode(),
+    )
     writer.close()
     port = kept_port(tmp_path / "port")
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=port, log_level="error", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(services), port=port, log_level="error", ws="none")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     for _ in range(500):
@@ -122,4 +134,4 @@ def pages(services: Services, tmp_path: Path, stranger: Home) -> Iterator[str]:
 def address_id(services: Services) -> int:
     """The number of an address that has links."""
     with services.session() as session:
-        return suppression.address_id(session, OWNER)
+        return addresses.id_of(session, OWNER)

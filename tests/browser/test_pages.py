@@ -13,16 +13,19 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from notifier.domain import suppression
-from notifier.embedded.mailbox import MailboxWriter
-from notifier.embedded.processes import kept_port
+from notifier.domain import addresses
+from notifier.domain import suppressions as suppression
+from notifier.instance.processes import kept_port
+from notifier.instance.servers.mailbox import MailboxWriter
 from notifier.services import Services
 from notifier.web.app import create_app
 
 CHROMIUM = shutil.which("chromium")
 PHONE = {"width": 390, "height": 844}
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is missing: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Debian's chromium is missing: apt-get install chromium"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,13 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
         )
         yield found
         found.close()
@@ -48,7 +57,9 @@ def site(services: Services, tmp_path: Path) -> Iterator[str]:
     writer.add("a@example.test", "b@example.test", content)
     writer.close()
     port = kept_port(tmp_path / "port")
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=port, log_level="error", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(services), port=port, log_level="error", ws="none")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -61,7 +72,7 @@ def site(services: Services, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def token(services: Services) -> str:
     with services.session() as session:
-        return services.signer.token(suppression.address_id(session, "b@example.test"), "tax-policy")
+        return services.signer.token(addresses.id_of(session, "b@example.test"), "tax-policy")
 
 
 @pytest.fixture
@@ -73,7 +84,9 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_has_a_barrier(browser: Browser, site: str, token: str, services: Services, scheme: str) -> None:
+def test_no_page_has_a_barrier(
+    browser: Browser, site: str, token: str, services: Services, scheme: str
+) -> None:
     statutory = services.signer.token(services.signer.read(token)[0], "debt-notice")
     context = browser.new_context(viewport=PHONE, color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
     page = context.new_page()
@@ -98,7 +111,9 @@ def test_no_page_has_a_barrier(browser: Browser, site: str, token: str, services
     context.close()
 
 
-def test_a_topic_is_stopped_by_keyboard_alone_without_javascript(page: Page, site: str, token: str, services: Services) -> None:
+def test_a_topic_is_stopped_by_keyboard_alone_without_javascript(
+    page: Page, site: str, token: str, services: Services
+) -> None:
     page.goto(f"{site}/u/{token}")
     assert "Chính sách thuế mới" in page.inner_text("h1")
     for _ in range(3):
@@ -107,10 +122,14 @@ def test_a_topic_is_stopped_by_keyboard_alone_without_javascript(page: Page, sit
     page.wait_for_selector("[role=status]")
     assert "Ngừng gửi ngay từ bây giờ" in page.inner_text("[role=status]")
     with services.session() as session:
-        assert suppression.active(session, services.signer.read(token)[0]) == {"tax-policy": "unsubscribed"}
+        assert suppression.active(session, services.signer.read(token)[0]) == {
+            "tax-policy": "unsubscribed"
+        }
 
 
-def test_topics_are_chosen_and_taken_back(page: Page, site: str, token: str, services: Services) -> None:
+def test_topics_are_chosen_and_taken_back(
+    page: Page, site: str, token: str, services: Services
+) -> None:
     page.goto(f"{site}/u/{token}?lang=en")
     page.uncheck("#t-settlement-guidance")
     page.click("button.second")
@@ -141,8 +160,12 @@ def test_the_inbox_is_searched(page: Page, site: str) -> None:
 
 def luminance(colour: str) -> float:
     """Return the relative luminance of an opaque `rgb(r, g, b)` (WCAG 2.2)."""
-    parts = [int(part) / 255 for part in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]  # type: ignore[union-attr]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    found = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour)
+    assert found is not None
+    parts = [int(part) / 255 for part in found.groups()]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

@@ -17,7 +17,9 @@ THUMB = 44
 
 
 def links(services: Services, address_id: int) -> list[str]:
-    optional, statutory = (services.signer.token(address_id, topic) for topic in ("tax-policy", "debt-notice"))
+    optional, statutory = (
+        services.signer.token(address_id, topic) for topic in ("tax-policy", "debt-notice")
+    )
     return [f"/u/{optional}", f"/u/{statutory}"]
 
 
@@ -37,7 +39,9 @@ def test_a_visit_asks_nobody_else_and_leaves_nothing_behind(
     assert visit.complaints == []
 
 
-def test_the_other_language_is_one_link_away_and_stays(visit: Visit, pages: str, services: Services, address_id: int) -> None:
+def test_the_other_language_is_one_link_away_and_stays(
+    visit: Visit, pages: str, services: Services, address_id: int
+) -> None:
     visit.page.goto(pages + links(services, address_id)[0])
     visit.page.click("a[hreflang=en]")
     assert visit.page.get_attribute("html", "lang") == "en"
@@ -46,7 +50,9 @@ def test_the_other_language_is_one_link_away_and_stays(visit: Visit, pages: str,
     assert "Stopped as of now" in visit.page.inner_text("[role=status]")
 
 
-def test_a_second_stop_says_that_nothing_changed(visit: Visit, pages: str, services: Services, address_id: int) -> None:
+def test_a_second_stop_says_that_nothing_changed(
+    visit: Visit, pages: str, services: Services, address_id: int
+) -> None:
     path = pages + links(services, address_id)[0]
     visit.page.goto(path)
     stop = visit.page.content()
@@ -75,7 +81,9 @@ def test_answers_to_forms_have_no_barrier(
     def barriers() -> str:
         found = Axe().run(page)
         wide = page.evaluate("document.documentElement.scrollWidth") > width
-        return (found.generate_report() if found.violations_count else "") + ("wider than the window" if wide else "")
+        return (found.generate_report() if found.violations_count else "") + (
+            "wider than the window" if wide else ""
+        )
 
     def saved() -> None:
         page.goto(pages + links(services, address_id)[0])
@@ -92,7 +100,9 @@ def test_answers_to_forms_have_no_barrier(
 
     def known() -> None:
         with services.session() as session:
-            code = session.scalar(text("UPDATE message SET state = 'accepted', settled_at = now() RETURNING id::text"))
+            code = session.scalar(
+                text("UPDATE message SET state = 'accepted', settled_at = now() RETURNING id::text")
+            )
         page.goto(f"{pages}/kiem-tra?lang=en")
         page.fill("#code", str(code))
         page.click("main button")
@@ -105,12 +115,16 @@ def test_answers_to_forms_have_no_barrier(
     context.close()
 
 
-def test_a_thumb_finds_every_button_and_focus_is_seen(chromium: Browser, pages: str, services: Services, address_id: int) -> None:
+def test_a_thumb_finds_every_button_and_focus_is_seen(
+    chromium: Browser, pages: str, services: Services, address_id: int
+) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
     for path in ["/", "/kiem-tra", *links(services, address_id), "/inbox"]:
         page.goto(pages + path)
-        for target in page.locator("button, a.button, .topic label, input[type=text], input[type=search]").all():
+        for target in page.locator(
+            "button, a.button, .topic label, input[type=text], input[type=search]"
+        ).all():
             box = target.bounding_box()
             assert box is not None
             assert box["height"] >= THUMB, path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import text
 
 from notifier.db import new_id
-from notifier.delivery import webhooks as delivery
 from notifier.domain import keys, webhooks
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.webhooks import delivery
 from tests.receiver import Receiver, add_key, overview
 
 
@@ -29,14 +29,20 @@ class World:
     key_id: int = 0
     private: bool = True
 
-    def record(self, *, kind: str = webhooks.BOUNCED, message_id: uuid.UUID | None = None, **data: object) -> uuid.UUID:
+    def record(
+        self, *, kind: str = webhooks.BOUNCED, message_id: uuid.UUID | None = None, **data: object
+    ) -> uuid.UUID:
         """Record an event that happens now; return its message."""
         found = message_id or new_id(self.now)
         with self.services.engine.begin() as connection:
-            assert webhooks.record(connection, key_id=self.key_id, message_id=found, kind=kind, at=self.now, data=data)
+            assert webhooks.record(
+                connection, key_id=self.key_id, message_id=found, kind=kind, at=self.now, data=data
+            )
         return found
 
-    def deliver(self, key_id: int | None = None, *, stopping: Callable[[], bool] = lambda: False) -> bool:
+    def deliver(
+        self, key_id: int | None = None, *, stopping: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Call the receiver as a worker does."""
         return delivery.deliver(
             self.services.engine,
@@ -47,15 +53,19 @@ class World:
             stopping=stopping,
         )
 
-    def rows(self, columns: str = "attempts, due_at, delivered_at, set_aside_at, problem") -> list[Any]:
+    def rows(
+        self, columns: str = "attempts, due_at, delivered_at, dead_lettered_at, problem"
+    ) -> list[Any]:
         """Return all events in their order."""
         with self.services.engine.connect() as connection:
-            return list(connection.execute(text(f"SELECT {columns} FROM webhook_event ORDER BY id")))
+            return list(
+                connection.execute(text(f"SELECT {columns} FROM webhook_event ORDER BY id"))
+            )
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many wait, are delivered and set aside."""
         found = overview(self.services.engine, "portal")
-        return found.waiting, found.delivered, found.set_aside
+        return found.waiting, found.delivered, found.dead_letter
 
     @property
     def secret(self) -> str:
@@ -70,7 +80,7 @@ class World:
 
 @pytest.fixture
 def world(settings: Settings) -> Iterator[World]:
-    services = Services(replace(settings, webhooks_private=True))
+    services = Services(settings.replace(webhooks_private=True))
     with Receiver() as receiver:
         made = World(services, receiver, datetime.now(UTC) + timedelta(seconds=1))
         services.clock = lambda: made.now

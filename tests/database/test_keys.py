@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,7 +21,7 @@ from notifier.domain.keys import SCOPES, KeyRequestError
 from notifier.errors import NotFoundError
 from notifier.services import Services
 from notifier.settings import Settings
-from notifier.web.api.operations import EVENT
+from notifier.web.api.models import EVENT
 from notifier.web.app import create_app
 
 ANY = "/api/v1/topics"
@@ -45,9 +44,18 @@ def client(services: Services) -> Iterator[TestClient]:
         yield found
 
 
-def make(services: Services, name: str = "portal", *, scopes: Sequence[str] = SCOPES, **more: Any) -> str:
+def make(
+    services: Services, name: str = "portal", *, scopes: Sequence[str] = SCOPES, **more: Any
+) -> str:
     with services.engine.begin() as connection:
-        return keys.create(connection, name=name, scopes=scopes, sandbox=more.pop("sandbox", False), now=datetime.now(UTC), **more)
+        return keys.create(
+            connection,
+            name=name,
+            scopes=scopes,
+            sandbox=more.pop("sandbox", False),
+            now=datetime.now(UTC),
+            **more,
+        )
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -67,7 +75,9 @@ def test_only_the_hash_of_a_key_is_kept(services: Services) -> None:
     assert token.startswith("notifier_live_")
     assert sandbox.startswith("notifier_test_")
     with services.engine.connect() as connection:
-        row = connection.execute(text("SELECT api_key::text, digest FROM api_key WHERE name = 'portal'")).one()
+        row = connection.execute(
+            text("SELECT api_key::text, digest FROM api_key WHERE name = 'portal'")
+        ).one()
         shown = repr(keys.every(connection))
     assert bytes(row.digest) == hashlib.sha256(token.encode()).digest()
     for place in (row.api_key, shown):
@@ -77,11 +87,19 @@ def test_only_the_hash_of_a_key_is_kept(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "scopes", "expires_in"), [(" ", SCOPES, 1), ("x" * 101, SCOPES, 1), ("x", [], 1), ("x", ["all"], 1), ("x", SCOPES, -1)]
+    ("name", "scopes", "expires_in"),
+    [(" ", SCOPES, 1), ("x" * 101, SCOPES, 1), ("x", [], 1), ("x", ["all"], 1), ("x", SCOPES, -1)],
 )
-def test_a_key_that_makes_no_sense_is_refused(services: Services, name: str, scopes: Sequence[str], expires_in: int) -> None:
+def test_a_key_that_makes_no_sense_is_refused(
+    services: Services, name: str, scopes: Sequence[str], expires_in: int
+) -> None:
     with pytest.raises(KeyRequestError):
-        make(services, name, scopes=scopes, expires_at=datetime.now(UTC) + timedelta(hours=expires_in))
+        make(
+            services,
+            name,
+            scopes=scopes,
+            expires_at=datetime.now(UTC) + timedelta(hours=expires_in),
+        )
 
 
 def test_a_name_is_taken_once(services: Services) -> None:
@@ -113,9 +131,16 @@ def test_a_key_does_what_its_scopes_say(services: Services, client: TestClient, 
 
 
 def test_a_key_reports_for_its_own_sources_alone(services: Services, client: TestClient) -> None:
-    bound, free = bearer(make(services, "bound", sources=["tax-office"])), bearer(make(services, "free"))
+    bound, free = (
+        bearer(make(services, "bound", sources=["tax-office"])),
+        bearer(make(services, "free")),
+    )
     problem(client.post("/api/v1/dossier-events", headers=bound, json=EVENT), 403, "forbidden")
-    batch = client.post("/api/v1/dossier-events/batch", headers=bound, json={"events": [EVENT, {**EVENT, "code": "x"}]}).json()
+    batch = client.post(
+        "/api/v1/dossier-events/batch",
+        headers=bound,
+        json={"events": [EVENT, {**EVENT, "code": "x"}]},
+    ).json()
     assert [each["status"] for each in batch["results"]] == [403, 422]
     with services.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM dossier_event")).scalar_one() == 0
@@ -133,11 +158,15 @@ def test_an_operator_binds_a_key_to_known_sources_only(services: Services) -> No
     wrong = run("create", "--name", "a", "--scope", "events:write", "--source", "nowhere").exception
     assert isinstance(wrong, KeyRequestError)
     assert str(wrong) == "There is no source nowhere. Known are: portal."
-    assert run("create", "--name", "a", "--scope", "events:write", "--source", "portal").exit_code == 0
+    assert (
+        run("create", "--name", "a", "--scope", "events:write", "--source", "portal").exit_code == 0
+    )
     assert "portal" in run("list").stdout
 
 
-def test_a_revoked_key_is_refused_at_the_very_next_request(services: Services, client: TestClient) -> None:
+def test_a_revoked_key_is_refused_at_the_very_next_request(
+    services: Services, client: TestClient
+) -> None:
     header = bearer(make(services))
     assert client.get(ANY, headers=header).status_code == 200
     with services.engine.begin() as connection:
@@ -170,7 +199,9 @@ def test_the_last_use_is_noted_once_a_minute(services: Services, client: TestCli
     client.get(ANY, headers=header)
     assert last() == first
     with services.engine.begin() as connection:
-        connection.execute(text("UPDATE api_key SET last_used_at = last_used_at - interval '2 minutes'"))
+        connection.execute(
+            text("UPDATE api_key SET last_used_at = last_used_at - interval '2 minutes'")
+        )
     client.get(ANY, headers=header)
     again = last()
     assert again is not None
@@ -188,13 +219,17 @@ def limited(answer: Response, limit: int) -> None:
 def test_a_key_is_limited_by_itself(services: Services, settings: Settings) -> None:
     assert Settings.from_env({"NOTIFIER_API_PER_MINUTE": "5"}).api_per_minute == 5
     busy, quiet = bearer(make(services)), bearer(make(services, "other"))
-    with calling(replace(settings, api_per_minute=5)) as client:
+    with calling(settings.replace(api_per_minute=5)) as client:
         answers = [client.get(ANY, headers=busy) for _ in range(12)]
         assert [each.status_code for each in answers[:5]] == [200] * 5
         limited(answers[-1], 5)
         assert client.get(ANY, headers=quiet).status_code == 200
         # Every event of a batch counts.
-        problem(client.post("/api/v1/dossier-events/batch", headers=quiet, json={"events": [{}] * 9}), 429, "rate-limit")
+        problem(
+            client.post("/api/v1/dossier-events/batch", headers=quiet, json={"events": [{}] * 9}),
+            429,
+            "rate-limit",
+        )
 
 
 def test_wrong_keys_are_limited_by_address(services: Services, client: TestClient) -> None:
@@ -212,13 +247,13 @@ def unavailable(answer: Response) -> None:
 
 
 def test_without_the_database_callers_are_told_to_come_again(settings: Settings) -> None:
-    with calling(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none")) as client:
+    with calling(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none")) as client:
         unavailable(client.get(ANY, headers=bearer("notifier_live_" + "x" * 43)))
 
 
 def test_without_the_broker_nothing_is_stored(services: Services, settings: Settings) -> None:
     header = bearer(make(services))
-    with calling(replace(settings, broker_url="redis://127.0.0.1:9/0")) as client:
+    with calling(settings.replace(broker_url="redis://127.0.0.1:9/0")) as client:
         unavailable(client.post("/api/v1/dossier-events", headers=header, json=EVENT))
     with services.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM dossier_event")) == 0

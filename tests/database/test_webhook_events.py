@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from notifier.domain import keys, suppression, webhooks
-from notifier.embedded.catcher import Catcher
-from notifier.flows import subscription, upkeep
+from notifier.domain import addresses, keys, webhooks
+from notifier.flows import unsubscribe as subscription
+from notifier.flows import upkeep
+from notifier.instance.servers.catcher import Catcher
 from notifier.services import Services
 from notifier.settings import Settings
+from notifier.states import Lane
 from notifier.worker import lifecycle
 from tests.receiver import add_key, ask
 
@@ -28,12 +29,12 @@ def ask_for(services: Services, email: str, *, key: str = "portal") -> uuid.UUID
 @pytest.fixture
 def sending(settings: Settings, catcher: Catcher) -> Iterator[tuple[Services, Callable[[], None]]]:
     """Services with a key, and what delivers every message that waits."""
-    services = Services(replace(settings, smtp_url=catcher.url, smtp_timeout_seconds=2.0))
+    services = Services(settings.replace(smtp_url=catcher.url, smtp_timeout_seconds=2.0))
     add_key(services, "portal", "https://receiver.example.test/")
     sender = lifecycle.make_sender(services)
 
     def deliver() -> None:
-        for batch_id in upkeep.gather(services, "notice"):
+        for batch_id in upkeep.gather(services, Lane.NOTICE):
             sender.deliver(batch_id)
 
     yield services, deliver
@@ -43,31 +44,52 @@ def sending(settings: Settings, catcher: Catcher) -> Iterator[tuple[Services, Ca
 
 def told(services: Services) -> list[tuple[str, dict[str, Any], Any, Any]]:
     with services.engine.connect() as connection:
-        rows = connection.execute(text("SELECT kind, data, message_id, at FROM webhook_event ORDER BY id"))
+        rows = connection.execute(
+            text("SELECT kind, data, message_id, at FROM webhook_event ORDER BY id")
+        )
         return [(kind, data, number, at) for kind, data, number, at in rows]
 
 
-def test_outcomes_are_recorded_as_they_are_settled(sending: tuple[Services, Callable[[], None]], catcher: Catcher) -> None:
+def test_outcomes_are_recorded_as_they_are_settled(
+    sending: tuple[Services, Callable[[], None]], catcher: Catcher
+) -> None:
     services, deliver = sending
-    good, bounced, busy = (ask_for(services, each) for each in ("ai@example.test", "bounce@simulate.test", "busy@simulate.test"))
+    good, bounced, busy = (
+        ask_for(services, each)
+        for each in ("ai@example.test", "bounce@simulate.test", "busy@simulate.test")
+    )
     deliver()
     found = {str(number): (kind, data, at) for kind, data, number, at in told(services)}
     assert {key: value[0] for key, value in found.items()} == {
-        str(good): "message.accepted", str(bounced): "message.refused", str(busy): "message.deferred",
-    }  # fmt: skip
+        str(good): "message.accepted",
+        str(bounced): "message.refused",
+        str(busy): "message.deferred",
+    }
     _, data, at = found[str(bounced)]
     assert set(data) == {"message_id", "state", "attempts", "reply", "host"}
     assert (data["message_id"], data["state"], data["attempts"]) == (str(bounced), "refused", 1)
     assert data["reply"].startswith("550 5.1.1")
     with services.engine.connect() as connection:
-        assert connection.scalar(text("SELECT settled_at FROM message WHERE id = :id"), {"id": bounced}) == at
+        assert (
+            connection.scalar(
+                text("SELECT settled_at FROM message WHERE id = :id"), {"id": bounced}
+            )
+            == at
+        )
     with services.engine.begin() as connection:
-        connection.execute(text("UPDATE message SET due_at = clock_timestamp() WHERE due_at IS NOT NULL"))
+        connection.execute(
+            text("UPDATE message SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
+        )
     deliver()
-    assert [kind for kind, _, number, _ in told(services) if number == busy] == ["message.deferred", "message.deferred"]
+    assert [kind for kind, _, number, _ in told(services) if number == busy] == [
+        "message.deferred",
+        "message.deferred",
+    ]
 
 
-def test_a_doubt_is_told_though_the_message_is_sent_again(sending: tuple[Services, Callable[[], None]], catcher: Catcher) -> None:
+def test_a_doubt_is_told_though_the_message_is_sent_again(
+    sending: tuple[Services, Callable[[], None]], catcher: Catcher
+) -> None:
     services, deliver = sending
     catcher.ask(script={"at_dot": "keep-drop"})
     number = ask_for(services, "ai@example.test")
@@ -76,10 +98,12 @@ def test_a_doubt_is_told_though_the_message_is_sent_again(sending: tuple[Service
     assert (kind, found, data["state"]) == ("message.in_doubt", number, "deferred")
 
 
-def test_a_worker_that_died_is_told_as_a_doubt(sending: tuple[Services, Callable[[], None]]) -> None:
+def test_a_worker_that_died_is_told_as_a_doubt(
+    sending: tuple[Services, Callable[[], None]],
+) -> None:
     services, _ = sending
     number = ask_for(services, "ai@example.test")
-    (batch_id,) = upkeep.gather(services, "notice")
+    (batch_id,) = upkeep.gather(services, Lane.NOTICE)
     with services.engine.begin() as connection:
         connection.execute(
             text("""UPDATE batch SET state = 'leased', started_through = 5, lease_until = clock_timestamp() - interval '1 s'
@@ -88,10 +112,18 @@ def test_a_worker_that_died_is_told_as_a_doubt(sending: tuple[Services, Callable
         )
     upkeep.sweep(services)
     ((kind, data, found, _),) = told(services)
-    assert (kind, found, data["message_id"], data["state"], data["host"]) == ("message.in_doubt", number, str(number), "queued", "")
+    assert (kind, found, data["message_id"], data["state"], data["host"]) == (
+        "message.in_doubt",
+        number,
+        str(number),
+        "queued",
+        "",
+    )
 
 
-def test_messages_without_a_key_or_webhook_are_told_to_nobody(sending: tuple[Services, Callable[[], None]]) -> None:
+def test_messages_without_a_key_or_webhook_are_told_to_nobody(
+    sending: tuple[Services, Callable[[], None]],
+) -> None:
     services, deliver = sending
     add_key(services, "silent", None)
     ask_for(services, "ai@example.test", key="silent")
@@ -99,7 +131,9 @@ def test_messages_without_a_key_or_webhook_are_told_to_nobody(sending: tuple[Ser
     assert told(services) == []
 
 
-def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(sending: tuple[Services, Callable[[], None]]) -> None:
+def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(
+    sending: tuple[Services, Callable[[], None]],
+) -> None:
     services, _ = sending
     add_key(services, "other", "https://other.example.test/")
     add_key(services, "stranger", "https://stranger.example.test/")
@@ -111,7 +145,7 @@ def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(sending: t
     ):
         ask_for(services, email, key=key)
     with services.session() as session:
-        number = suppression.address_id(session, "ai@example.test")
+        number = addresses.id_of(session, "ai@example.test")
     token = services.signer.token(number, "tax-policy")
     assert subscription.stop(services, token).stopped
     subscription.stop(services, token)
@@ -123,5 +157,7 @@ def test_an_opt_out_is_told_to_every_system_that_wrote_to_the_address(sending: t
         for topic in ("tax-policy", "tax-policy", "settlement-guidance", "settlement-guidance")
     ]
     with services.engine.connect() as connection:
-        names = connection.scalars(text("SELECT k.name FROM webhook_event e JOIN api_key k ON k.id = e.key_id"))
+        names = connection.scalars(
+            text("SELECT k.name FROM webhook_event e JOIN api_key k ON k.id = e.key_id")
+        )
         assert sorted(names) == ["other", "other", "portal", "portal"]

@@ -16,10 +16,10 @@ from sqlalchemy import text
 from standardwebhooks import WebhookVerificationError
 
 from notifier.db import new_id
-from notifier.delivery import webhooks as delivery
 from notifier.domain import keys, webhooks
 from notifier.flows import upkeep
 from notifier.queues import WEBHOOKS
+from notifier.webhooks import delivery
 from tests.database.conftest import World
 from tests.receiver import Receiver, Request, add_key, overview
 
@@ -39,7 +39,9 @@ def test_a_request_is_signed_as_standard_webhooks_demand(world: World) -> None:
     found = request.verified(world.secret)
     assert found["type"] == "message.bounced"
     assert found["data"] == {"reply": "550 5.1.1 no such user", "state": "accepted"}
-    assert datetime.fromisoformat(found["timestamp"]) == world.now.replace(microsecond=world.now.microsecond // 1000 * 1000)
+    assert datetime.fromisoformat(found["timestamp"]) == world.now.replace(
+        microsecond=world.now.microsecond // 1000 * 1000
+    )
     assert request.headers["webhook-timestamp"] == str(int(world.now.timestamp()))
     (row,) = world.rows("id, message_id, attempts, delivered_at")
     assert row == (uuid.UUID(request.id), number, 1, world.now)
@@ -56,7 +58,9 @@ def test_a_forged_or_altered_request_is_told_from_ours(world: World) -> None:
     with pytest.raises(WebhookVerificationError):
         replace(request, body=request.body.replace(b"bounced", b"refused")).verified(world.secret)
     with pytest.raises(WebhookVerificationError):
-        replace(request, headers=request.headers | {"webhook-id": str(uuid.uuid4())}).verified(world.secret)
+        replace(request, headers=request.headers | {"webhook-id": str(uuid.uuid4())}).verified(
+            world.secret
+        )
 
 
 def test_two_keys_have_two_secrets_and_hear_of_their_own_messages_only(world: World) -> None:
@@ -76,9 +80,23 @@ def test_a_key_without_a_webhook_is_told_nothing(world: World) -> None:
     silent = add_key(world.services, "silent", None)
     with world.services.engine.begin() as connection:
         for key_id in (silent, None):
-            assert not webhooks.record(connection, key_id=key_id, message_id=None, kind=webhooks.COMPLAINED, at=world.now, data={})
+            assert not webhooks.record(
+                connection,
+                key_id=key_id,
+                message_id=None,
+                kind=webhooks.COMPLAINED,
+                at=world.now,
+                data={},
+            )
         with pytest.raises(ValueError, match="nothing"):
-            webhooks.record(connection, key_id=world.key_id, message_id=None, kind="message.nothing", at=world.now, data={})
+            webhooks.record(
+                connection,
+                key_id=world.key_id,
+                message_id=None,
+                kind="message.nothing",
+                at=world.now,
+                data={},
+            )
     assert not world.rows()
     assert not world.deliver(silent)
 
@@ -88,7 +106,7 @@ def test_many_events_use_few_connections_and_give_way_after_two_hundred(world: W
         world.record(n=n)
     assert world.due_keys() == [world.key_id]
     assert world.deliver()
-    assert len(world.receiver.requests) == delivery.MOST_EVENTS
+    assert len(world.receiver.requests) == delivery.MAX_EVENTS
     assert not world.deliver()
     assert sorted(each.event["data"]["n"] for each in world.receiver.requests) == list(range(250))
     assert world.receiver.connections <= 2 * 4
@@ -141,9 +159,9 @@ def test_retries_grow_longer_and_end_after_three_days(world: World) -> None:
     waits: list[float] = []
     while True:
         assert not world.deliver()
-        attempts, due_at, delivered_at, set_aside_at, problem = world.rows()[0]
+        attempts, due_at, delivered_at, dead_lettered_at, problem = world.rows()[0]
         assert (delivered_at, problem) == (None, "status 500")
-        if set_aside_at is not None:
+        if dead_lettered_at is not None:
             break
         waits.append((due_at - world.now).total_seconds())
         world.now = due_at - timedelta(seconds=1)
@@ -152,7 +170,7 @@ def test_retries_grow_longer_and_end_after_three_days(world: World) -> None:
     expected = [5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800]
     assert waits[:9] == pytest.approx(expected, rel=0.11)
     assert waits[9:-1] == pytest.approx([28_800] * (len(waits) - 10), rel=0.11)
-    assert timedelta(days=3) <= set_aside_at - began <= timedelta(days=3, seconds=2)
+    assert timedelta(days=3) <= dead_lettered_at - began <= timedelta(days=3, seconds=2)
     assert attempts == len(world.receiver.requests) == len(waits) + 1
     assert len({each.id for each in world.receiver.requests}) == 1
     assert len({each.body for each in world.receiver.requests}) == 1
@@ -170,10 +188,21 @@ def test_gone_sets_aside_and_switches_the_webhook_off(world: World) -> None:
     assert not world.deliver()
     assert len(world.receiver.requests) == 1
     assert world.counts() == (0, 0, 3)
-    assert [row[0] for row in world.rows("problem")] == ["status 410", webhooks.SWITCHED_OFF, webhooks.SWITCHED_OFF]
+    assert [row[0] for row in world.rows("problem")] == [
+        "status 410",
+        webhooks.SWITCHED_OFF,
+        webhooks.SWITCHED_OFF,
+    ]
     with world.services.engine.begin() as connection:
         assert keys.named(connection, "portal").webhook_url is None
-        assert not webhooks.record(connection, key_id=world.key_id, message_id=None, kind=webhooks.BOUNCED, at=world.now, data={})
+        assert not webhooks.record(
+            connection,
+            key_id=world.key_id,
+            message_id=None,
+            kind=webhooks.BOUNCED,
+            at=world.now,
+            data={},
+        )
     assert not world.deliver()
     # The operator of the other system comes back.
     world.receiver.answer = lambda _: 200
@@ -223,7 +252,9 @@ def test_what_a_receiver_says_is_kept_nowhere(world: World) -> None:
 # --- receivers that are slow or dead -------------------------------------------------------------------------------------------------
 
 
-def test_a_receiver_that_does_not_answer_is_asked_once_and_then_rests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_does_not_answer_is_asked_once_and_then_rests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.3)
     world.receiver.answer = world.receiver.hang
     for n in range(20):
@@ -255,10 +286,15 @@ def test_what_a_dead_receiver_was_never_asked_is_set_aside_after_three_days(worl
     world.now += timedelta(days=3, hours=1)
     assert not world.deliver()
     assert world.counts() == (0, 0, 5)
-    assert [row[0] for row in world.rows("problem")] == ["ConnectionRefusedError", *["the receiver gives no answer"] * 4]
+    assert [row[0] for row in world.rows("problem")] == [
+        "ConnectionRefusedError",
+        *["the receiver gives no answer"] * 4,
+    ]
 
 
-def test_an_answer_that_trickles_ends_at_the_timeout(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_trickles_ends_at_the_timeout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.5)
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -368,7 +404,12 @@ def test_replay_tells_again_what_was_set_aside_or_everything_since_a_moment(worl
     assert world.counts() == (1, 1, 0), "an event that is told again has three days again"
     world.receiver.answer = lambda _: 200
     with world.services.engine.begin() as connection:
-        assert webhooks.replay(connection, world.key_id, now=world.now, since=world.now - timedelta(days=5)) == 2
+        assert (
+            webhooks.replay(
+                connection, world.key_id, now=world.now, since=world.now - timedelta(days=5)
+            )
+            == 2
+        )
     world.deliver()
     assert world.counts() == (0, 2, 0)
     ids = [each.id for each in world.receiver.requests]
@@ -388,9 +429,9 @@ def test_old_events_are_forgotten_unless_they_are_open(world: World) -> None:
 
 def test_the_sweep_wakes_each_key_once(world: World) -> None:
     world.record()
-    assert upkeep.wake_webhooks(world.services) == [world.key_id]
+    assert upkeep.enqueue_webhooks(world.services) == [world.key_id]
     assert world.services.queues.depth(WEBHOOKS) == 1
-    upkeep.wake_webhooks(world.services)
+    upkeep.enqueue_webhooks(world.services)
     assert world.services.queues.depth(WEBHOOKS) == 1
 
 

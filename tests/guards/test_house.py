@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from importlinter.cli import lint_imports
-from sqlalchemy import inspect
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from notifier import cli
+from notifier import cli, migrations
 from notifier.db import make_engine
-from notifier.domain.campaigns import Campaign
-from notifier.embedded.instance import parts
+from notifier.instance.supervisor import parts
 from notifier.queues import QUEUES
 from notifier.rendering.catalogue import load_all
 from notifier.settings import Settings
@@ -26,7 +24,8 @@ from notifier.worker.schedule import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notifier").rglob("*.py"))
-MOST_LINES = 450
+# Of at most 100 columns; a screen holds some 60.
+MAX_LINES = 600
 
 
 def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +33,16 @@ def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lint_imports(config_filename="pyproject.toml") == 0
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+CATALOGUES = {"schema.py"}  # every table once: long, and one idea
+
+
+@pytest.mark.parametrize(
+    "path",
+    [each for each in SOURCES if each.name not in CATALOGUES],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_a_file_holds_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 def test_every_queue_is_consumed_by_a_worker() -> None:
@@ -58,11 +64,10 @@ def test_every_scheduled_task_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"notifier.deliver", "notifier.gather", "notifier.webhooks"} <= names
 
 
-def test_the_mapped_class_is_the_table(database_url: str) -> None:
+def test_migrations_lead_to_the_schema(database_url: str) -> None:
     engine = make_engine(database_url)
-    columns = {column["name"]: column["nullable"] for column in inspect(engine).get_columns("campaign")}
+    migrations.check(engine)
     engine.dispose()
-    assert {column.name: bool(column.nullable) for column in Campaign.__table__.columns} == columns
 
 
 def test_every_template_belongs_to_a_topic() -> None:
@@ -80,7 +85,11 @@ def commands() -> set[str]:
     return found
 
 
-DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in (".", "docs", "campaigns", "bench") for path in (ROOT / folder).glob("*.md"))
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "docs", "docs/decisions", "campaigns", "bench")
+    for path in (ROOT / folder).glob("*.md")
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -94,7 +103,11 @@ def test_commands_in_documents_exist(document: str) -> None:
         first = words[0]
         if first.startswith("-") or first == "…":
             continue
-        full = f"{first} {words[1]}" if first in groups and len(words) > 1 and words[1] != "…" else first
+        full = (
+            f"{first} {words[1]}"
+            if first in groups and len(words) > 1 and words[1] != "…"
+            else first
+        )
         assert full in known, f"{document}: notifier {full}"
 
 
@@ -111,9 +124,17 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 
 def test_nothing_names_a_package_index_or_a_pinned_file() -> None:
-    for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Dockerfile", ROOT / "Makefile"]:
+    for path in [
+        ROOT / "requirements.txt",
+        ROOT / "requirements-dev.txt",
+        ROOT / "pyproject.toml",
+        ROOT / "Dockerfile",
+        ROOT / "Makefile",
+    ]:
         text = path.read_text()
-        assert not re.search(r"https?://\S+\.(whl|tar\.gz)|--(extra-)?index-url|--find-links", text), path
+        assert not re.search(
+            r"https?://\S+\.(whl|tar\.gz)|--(extra-)?index-url|--find-links", text
+        ), path
 
 
 # --- docker-compose.yml ------------------------------------------------------------------------------------------------------------
@@ -122,7 +143,14 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
 def test_compose_follows_the_official_schema() -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / "docker-compose.yml")]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(ROOT / "docker-compose.yml"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -130,18 +158,29 @@ def test_compose_follows_the_official_schema() -> None:
 def test_compose_has_every_part() -> None:
     services = COMPOSE["services"]
     assert set(services) == {
-        "postgres", "valkey", "migrate", "web", "worker-campaign", "worker-notice", "worker-webhooks", "beat", "flower", "catcher",
-    }  # fmt: skip
+        "postgres",
+        "valkey",
+        "migrate",
+        "web",
+        "worker-campaign",
+        "worker-notice",
+        "worker-webhooks",
+        "beat",
+        "flower",
+        "catcher",
+    }
     for service in services.values():
         assert "image" in service
         for needed in service.get("depends_on", {}):
             assert needed in services
-    volumes = {mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])}
+    volumes = {
+        mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])
+    }
     assert volumes == set(COMPOSE["volumes"])
 
 
 def test_compose_sets_only_what_is_read() -> None:
-    read = {f"NOTIFIER_{field.name.upper()}" for field in fields(Settings)}
+    read = {f"NOTIFIER_{name.upper()}" for name in Settings.model_fields}
     for name, service in COMPOSE["services"].items():
         named = {key for key in service.get("environment", {}) if key.startswith("NOTIFIER_")}
         assert named <= read, name
@@ -149,7 +188,9 @@ def test_compose_sets_only_what_is_read() -> None:
 
 def test_the_image_holds_every_folder_that_is_read() -> None:
     copied = set(re.findall(r"^COPY (\w+) \w+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
-    folders = {field.name for field in fields(Settings) if isinstance(field.default, Path)} - {"var"}
+    folders = {
+        name for name, field in Settings.model_fields.items() if isinstance(field.default, Path)
+    } - {"var"}
     assert {"templates", "campaigns", "sources"} <= folders
     assert folders | {"notifier"} <= copied
 
@@ -161,14 +202,18 @@ def test_compose_holds_no_secret() -> None:
                 assert str(value).startswith("${"), key
 
 
-@pytest.mark.parametrize("name", [name for name, service in COMPOSE["services"].items() if service["image"] == "notifier"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, service in COMPOSE["services"].items() if service["image"] == "notifier"],
+)
 def test_each_command_of_compose_is_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFIER_BROKER_URL", "redis://127.0.0.1:9/0")
     program, *arguments = COMPOSE["services"][name]["command"]
     if program == "notifier":
-        command = [sys.executable, "-m", "notifier", *arguments, "--help"]
-    else:
-        arguments = [each for each in arguments if "${" not in each]
-        command = [sys.executable, "-m", program, *arguments, "--help"]
+        done = CliRunner().invoke(cli.app, [*arguments, "--help"])
+        assert done.exit_code == 0, done.output
+        return
+    arguments = [each for each in arguments if "${" not in each]
+    command = [sys.executable, "-m", program, *arguments, "--help"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 0, run.stderr[-500:]

@@ -17,10 +17,11 @@ from sqlalchemy import text
 
 from notifier.cli.demo import write_list
 from notifier.cli.up import make_instance
-from notifier.domain.definitions import Definition, load_definition
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.instance import Instance
-from notifier.flows import campaign as story
+from notifier.domain.campaign_files import Definition, load_definition
+from notifier.flows import control as story
+from notifier.flows.launch import launch
+from notifier.instance.servers.catcher import Catcher
+from notifier.instance.supervisor import Instance
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
@@ -46,16 +47,25 @@ class World:
     def definition(self, **changes: object) -> Definition:
         """Return the debt notice's campaign under a new name."""
         self.number += 1
-        found = load_definition(ROOT / "campaigns" / "debt-notice.toml", name=f"journey-{self.number}")
+        found = load_definition(
+            ROOT / "campaigns" / "debt-notice.toml", name=f"journey-{self.number}"
+        )
         return replace(found, **changes)  # type: ignore[arg-type]
 
-    def launch(self, mails: int, *, delay_ms: float = 0.0, definition: Definition | None = None, **script: object) -> str:
+    def launch(
+        self,
+        mails: int,
+        *,
+        delay_ms: float = 0.0,
+        definition: Definition | None = None,
+        **script: object,
+    ) -> str:
         """Launch a campaign of `mails` invented businesses against a fresh sink; return its name."""
         path = self.folder / f"list-{mails}.csv"
         if not path.exists():
             write_list(path, mails)
         self.sink.ask(reset=True, script={"delay_ms": delay_ms, **script})
-        return story.launch(self.services, definition or self.definition(), audience=path).name
+        return launch(self.services, definition or self.definition(), audience=path).name
 
     def status(self, name: str) -> story.Status:
         """Return where a campaign stands."""
@@ -106,8 +116,7 @@ class World:
 
 def start_world(folder: Path, **changes: object) -> World:
     """Start a system in `folder` with short leases."""
-    base = replace(
-        Settings(),
+    base = Settings(
         var=folder / "var",
         templates=ROOT / "templates",
         campaigns=ROOT / "campaigns",
@@ -118,8 +127,10 @@ def start_world(folder: Path, **changes: object) -> World:
         connections=8,
         log_format="json",
     )
-    settings = replace(base, **changes)  # type: ignore[arg-type]
-    instance = make_instance(settings, port=8000, workers=2, web=False, logs=False, keep_mail=False).start()
+    settings = base.replace(**changes)
+    instance = make_instance(
+        settings, port=8000, workers=2, web=False, logs=False, keep_mail=False
+    ).start()
     return World(instance, Services(instance.settings), folder)
 
 

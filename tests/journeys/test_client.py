@@ -36,8 +36,8 @@ from notifier.client import (
     verify_webhook,
 )
 from notifier.domain import keys
-from notifier.embedded.catcher import SIMULATED
-from notifier.embedded.processes import LOOPBACK
+from notifier.instance.processes import LOOPBACK
+from notifier.instance.servers.scripts import SIMULATED
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
@@ -46,13 +46,21 @@ from notifier.web.api.campaigns import LIST_TYPES
 from tests.journeys.test_web import served
 
 GUIDE = (ROOT / "docs" / "integrate.md").read_text(encoding="utf-8")
-RECIPIENT: Recipient = {"name": "Công ty TNHH Ban Mai", "email": "ketoan@banmai.example.test", "tax_code": "0100109106"}
+RECIPIENT: Recipient = {
+    "name": "Công ty TNHH Ban Mai",
+    "email": "ketoan@banmai.example.test",
+    "tax_code": "0100109106",
+}
 GUIDANCE = {"tax_year": 2026, "tax_kind": "thuế thu nhập doanh nghiệp", "deadline": "2027-03-31"}
 EVENT: DossierEvent = {
-    "source": "portal", "code": "000.A0.01.H26-261102-0042", "status": 2, "occurred_at": "2026-11-02T09:15:00+07:00",
-    "procedure": "Đăng ký thuế lần đầu", "promised_at": "2026-11-09T17:00:00+07:00",
+    "source": "portal",
+    "code": "000.A0.01.H26-261102-0042",
+    "status": 2,
+    "occurred_at": "2026-11-02T09:15:00+07:00",
+    "procedure": "Đăng ký thuế lần đầu",
+    "promised_at": "2026-11-09T17:00:00+07:00",
     "applicant": {"name": "Công ty TNHH Ban Mai", "email": "ketoan@banmai.example.test"},
-}  # fmt: skip
+}
 
 
 class Proxy:
@@ -75,7 +83,9 @@ class Proxy:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 fault = proxy.faults.pop(0) if proxy.faults else ""
-                proxy.seen.append((self.command, self.path, self.headers.get("idempotency-key", "")))
+                proxy.seen.append(
+                    (self.command, self.path, self.headers.get("idempotency-key", ""))
+                )
                 if fault in {"refuse", "date", "limit"}:
                     later = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
                     self.send_response(429 if fault == "limit" else 503)
@@ -84,7 +94,11 @@ class Proxy:
                     self.end_headers()
                     return
                 connection = http.client.HTTPConnection(host, timeout=10)
-                sent = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "content-length"}}
+                sent = {
+                    name: value
+                    for name, value in self.headers.items()
+                    if name.lower() not in {"host", "content-length"}
+                }
                 connection.request(self.command, self.path, body, sent)
                 answer = connection.getresponse()
                 content = answer.read()
@@ -112,7 +126,9 @@ class Proxy:
 
         self._server = Server((LOOPBACK, 0), Handler)
         self.url = f"http://{LOOPBACK}:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -128,7 +144,13 @@ def site(settings: Settings) -> Iterator[str]:
 @pytest.fixture
 def token(services: Services) -> str:
     with services.engine.begin() as connection:
-        return keys.create(connection, name="one-stop-shop", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC))
+        return keys.create(
+            connection,
+            name="one-stop-shop",
+            scopes=keys.SCOPES,
+            sandbox=False,
+            now=datetime.now(UTC),
+        )
 
 
 @pytest.fixture
@@ -149,7 +171,9 @@ def count(services: Services, what: str) -> int:
         return int(connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one())
 
 
-def test_a_lost_answer_is_asked_for_again_and_nothing_is_done_twice(client: NotifierClient, proxy: Proxy, services: Services) -> None:
+def test_a_lost_answer_is_asked_for_again_and_nothing_is_done_twice(
+    client: NotifierClient, proxy: Proxy, services: Services
+) -> None:
     proxy.faults = ["lose", "lose"]
     sent = client.send_message("settlement-guidance", RECIPIENT, GUIDANCE)
     assert [key for _, _, key in proxy.seen] == [proxy.seen[0][2]] * 3
@@ -168,12 +192,16 @@ def test_taking_back_twice_is_taking_back_once(client: NotifierClient, proxy: Pr
     assert client.cancel_message(number)["state"] == "cancelled"
     for change, gone in ((client.suppress, "new"), (client.lift_suppression, "lifted")):
         proxy.faults = ["lose"]
-        assert change(RECIPIENT["email"], "tax-policy", "Yêu cầu qua điện thoại")[gone] is False, "the first request had done it"
+        assert change(RECIPIENT["email"], "tax-policy", "Yêu cầu qua điện thoại")[gone] is False, (
+            "the first request had done it"
+        )
     assert list(client.suppressions()) == []
 
 
 @pytest.mark.parametrize(("fault", "least"), [("refuse", 1.0), ("limit", 1.0), ("date", 0.9)])
-def test_it_waits_as_long_as_it_is_asked_to(client: NotifierClient, proxy: Proxy, fault: str, least: float) -> None:
+def test_it_waits_as_long_as_it_is_asked_to(
+    client: NotifierClient, proxy: Proxy, fault: str, least: float
+) -> None:
     proxy.faults = [fault]
     began = time.monotonic()
     assert client.report_event(EVENT)["outcome"] == "queued"
@@ -190,7 +218,10 @@ def test_it_gives_up_with_a_clear_error(proxy: Proxy, token: str) -> None:
         proxy.faults = ["lose", "lose"]
         with pytest.raises(ApiUnavailable, match="No answer in 2 attempts"):
             client.topics()
-    with NotifierClient(f"http://{LOOPBACK}:9", token, attempts=1) as client, pytest.raises(ApiUnavailable, match="ConnectError"):
+    with (
+        NotifierClient(f"http://{LOOPBACK}:9", token, attempts=1) as client,
+        pytest.raises(ApiUnavailable, match="ConnectError"),
+    ):
         client.topics()
 
 
@@ -206,14 +237,19 @@ def test_errors_name_the_field_and_the_request(client: NotifierClient) -> None:
         client.report_event({**EVENT, "status": 4}, idempotency_key="k")
     assert (clash.value.status, clash.value.code) == (409, "idempotency")
     with pytest.raises(ValueError, match="time zone"):
-        client.send_message("settlement-guidance", RECIPIENT, GUIDANCE, send_at=datetime(2027, 1, 1))
+        client.send_message(
+            "settlement-guidance", RECIPIENT, GUIDANCE, send_at=datetime(2027, 1, 1)
+        )
     with pytest.raises(ValueError, match="no name of a campaign"):
         client.campaign("../messages")
 
 
 def test_pages_are_fetched_as_they_are_read(client: NotifierClient, proxy: Proxy) -> None:
     later = datetime.now(UTC) + timedelta(days=1)
-    sent = {client.send_message("settlement-guidance", RECIPIENT, GUIDANCE, send_at=later)["id"] for _ in range(7)}
+    sent = {
+        client.send_message("settlement-guidance", RECIPIENT, GUIDANCE, send_at=later)["id"]
+        for _ in range(7)
+    }
     before = len(proxy.seen)
     listed = [each["id"] for each in client.messages(state="queued", page=3)]
     assert set(listed) == sent
@@ -233,11 +269,20 @@ def test_a_batch_is_answered_event_by_event(client: NotifierClient) -> None:
     assert [each["status"] for each in found["results"]] == [202, 422, 202]
 
 
-def test_a_campaign_from_its_definition_to_its_report(client: NotifierClient, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_campaign_from_its_definition_to_its_report(
+    client: NotifierClient, proxy: Proxy, tmp_path: Path
+) -> None:
     audience = tmp_path / "list.csv"
-    audience.write_text("Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n", "utf-8")
+    audience.write_text(
+        "Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n",
+        "utf-8",
+    )
     with (ROOT / "campaigns" / "tax-policy.toml").open("rb") as file:
-        written = {key: value for key, value in tomllib.load(file).items() if key in {"title", "topic", "template", "data"}}
+        written = {
+            key: value
+            for key, value in tomllib.load(file).items()
+            if key in {"title", "topic", "template", "data"}
+        }
     definition = json.loads(json.dumps(written, default=str))
     assert client.create_campaign("policy-2026-12", definition)["state"] == "draft"
     client.attach_list("policy-2026-12", audience)
@@ -255,7 +300,11 @@ def test_a_campaign_from_its_definition_to_its_report(client: NotifierClient, pr
 
 
 def test_the_client_knows_the_fields_and_files_that_the_service_takes() -> None:
-    for mine, theirs in ((DossierEvent, models.DossierEvent), (Applicant, models.Applicant), (Recipient, models.Recipient)):
+    for mine, theirs in (
+        (DossierEvent, models.DossierEvent),
+        (Applicant, models.Applicant),
+        (Recipient, models.Recipient),
+    ):
         known = theirs.model_fields
         hints = get_type_hints(mine, include_extras=True)
         assert set(hints) == set(known)
@@ -273,14 +322,27 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_of_the_guide_runs(site: str, token: str, services: Services, tmp_path: Path) -> None:
+def test_the_python_of_the_guide_runs(
+    site: str, token: str, services: Services, tmp_path: Path
+) -> None:
     examples = blocks("python")
     assert len(examples) == 3
-    environment = {"NOTIFIER_URL": site, "NOTIFIER_KEY": token, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PATH": "/usr/bin:/bin"}
+    environment = {
+        "NOTIFIER_URL": site,
+        "NOTIFIER_KEY": token,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUTF8": "1",
+        "PATH": "/usr/bin:/bin",
+    }
     said = []
     for example in examples:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", example], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-W", "error", "-c", example],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
         said.append(done.stdout)
@@ -295,7 +357,9 @@ def test_the_curl_of_the_guide_runs(site: str, token: str, services: Services) -
     answers = []
     for example in blocks("sh"):
         environment = {"NOTIFIER_URL": site, "NOTIFIER_KEY": token, "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(["/bin/sh", "-ec", example], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["/bin/sh", "-ec", example], env=environment, capture_output=True, text=True, check=True
+        )
         answers.append(json.loads(done.stdout))
     event, preview, listed = answers
     assert event["outcome"] == "queued"
@@ -311,7 +375,11 @@ def test_the_problem_of_the_guide_is_the_one_that_comes(site: str, token: str) -
         with pytest.raises(ApiError) as caught:
             client.report_event(wrong)
     told = json.loads(shown)
-    assert (told["status"], told["code"], told["detail"]) == (caught.value.status, caught.value.code, caught.value.detail)
+    assert (told["status"], told["code"], told["detail"]) == (
+        caught.value.status,
+        caught.value.code,
+        caught.value.detail,
+    )
     assert told["errors"] == caught.value.errors
 
 
@@ -326,9 +394,15 @@ def test_the_guide_tells_every_outcome_and_every_simulated_address() -> None:
 
 def test_only_calls_that_were_signed_by_us_just_now_are_believed() -> None:
     secret, body, now = "whsec_" + "c2VjcmV0" * 5, '{"type":"message.accepted"}', datetime.now(UTC)
-    good = {"webhook-id": "a", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": Webhook(secret).sign("a", now, body)}
+    good = {
+        "webhook-id": "a",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign("a", now, body),
+    }
     verify_webhook(secret, good, body.encode())
-    verify_webhook(secret, {**good, "webhook-signature": "v1,xxxx " + good["webhook-signature"]}, body.encode())
+    verify_webhook(
+        secret, {**good, "webhook-signature": "v1,xxxx " + good["webhook-signature"]}, body.encode()
+    )
     for headers, content in (
         (good, body.encode() + b" "),
         ({**good, "webhook-id": "b"}, body.encode()),

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -25,8 +24,8 @@ from sqlalchemy import text
 from notifier.cli.up import make_instance
 from notifier.domain import keys
 from notifier.domain.calendar import HANOI
-from notifier.embedded.instance import kill_tree
-from notifier.embedded.processes import LOOPBACK, kept_port
+from notifier.instance.processes import LOOPBACK, kept_port
+from notifier.instance.supervisor import kill_tree
 from notifier.services import Services
 from notifier.settings import Settings
 from notifier.testing import ROOT
@@ -40,12 +39,21 @@ def town() -> Iterator[World]:
     """A running system with its web server."""
     folder = Path(tempfile.mkdtemp(prefix="notifier-events-"))
     folder.chmod(0o711)
-    settings = replace(
-        Settings(), var=folder / "var", templates=ROOT / "templates", campaigns=ROOT / "campaigns", sources=ROOT / "sources",
-        lease_seconds=2.0, sweep_seconds=0.3, smtp_timeout_seconds=1.0, retry_minutes=(0.01,), log_format="json",
-    )  # fmt: skip
+    settings = Settings(
+        var=folder / "var",
+        templates=ROOT / "templates",
+        campaigns=ROOT / "campaigns",
+        sources=ROOT / "sources",
+        lease_seconds=2.0,
+        sweep_seconds=0.3,
+        smtp_timeout_seconds=1.0,
+        retry_minutes=(0.01,),
+        log_format="json",
+    )
     port = kept_port(folder / "port")
-    instance = make_instance(settings, port=port, workers=1, web=True, logs=False, keep_mail=False).start()
+    instance = make_instance(
+        settings, port=port, workers=1, web=True, logs=False, keep_mail=False
+    ).start()
     found = World(instance, Services(instance.settings), folder)
     yield found
     found.services.close()
@@ -56,15 +64,24 @@ def town() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def token(town: World) -> str:
     with town.services.engine.begin() as connection:
-        return keys.create(connection, name="portal", scopes=["events:write"], sandbox=False, now=town.services.clock())
+        return keys.create(
+            connection,
+            name="portal",
+            scopes=["events:write"],
+            sandbox=False,
+            now=town.services.clock(),
+        )
 
 
 def event(number: int, *, status: int = 2, minute: int = 0, prefix: int = 1) -> dict[str, Any]:
     return {
-        "source": "portal", "code": f"000.A0.{prefix:02d}.H26-261102-{number:06d}", "status": status,
-        "occurred_at": (NINE + timedelta(minutes=minute)).isoformat(), "procedure": "Đăng ký thuế lần đầu",
+        "source": "portal",
+        "code": f"000.A0.{prefix:02d}.H26-261102-{number:06d}",
+        "status": status,
+        "occurred_at": (NINE + timedelta(minutes=minute)).isoformat(),
+        "procedure": "Đăng ký thuế lần đầu",
         "applicant": {"name": f"Hộ Ví Dụ {number}", "email": f"ho{prefix}-{number}@example.test"},
-    } | ({"amount": 150_000} if status == 6 else {})  # fmt: skip
+    } | ({"amount": 150_000} if status == 6 else {})
 
 
 class Portal:
@@ -97,7 +114,14 @@ class Portal:
             time.sleep(0.1)
 
 
-def together(town: World, work: Callable[[int], object], parts: int, strike: Callable[[], object], *, seconds: float = 90) -> None:
+def together(
+    town: World,
+    work: Callable[[int], object],
+    parts: int,
+    strike: Callable[[], object],
+    *,
+    seconds: float = 90,
+) -> None:
     """Let `parts` threads work, strike after a moment, and keep the system tended until all are done."""
     with ThreadPoolExecutor(parts) as pool:
         futures = [pool.submit(work, part) for part in range(parts)]
@@ -138,13 +162,18 @@ def all_told(town: World, wanted: int, prefix: int) -> tuple[int, int]:
     return sum(doubts for _, doubts in rows), found["duplicates"]
 
 
-def report_in_batches(town: World, token: str, prefix: int, strike: Callable[[], object]) -> Sequence[Portal]:
+def report_in_batches(
+    town: World, token: str, prefix: int, strike: Callable[[], object]
+) -> Sequence[Portal]:
     portals = [Portal(town, token) for _ in range(4)]
 
     def work(part: int) -> None:
         for step in range(6):
             first = (part * 6 + step) * 50
-            found = portals[part].send("dossier-events/batch", {"events": [event(first + at, prefix=prefix) for at in range(50)]})
+            found = portals[part].send(
+                "dossier-events/batch",
+                {"events": [event(first + at, prefix=prefix) for at in range(50)]},
+            )
             assert found["refused"] == 0
 
     together(town, work, 4, strike)
@@ -245,6 +274,6 @@ def test_a_day_is_replayed_in_order(town: World, token: str) -> None:
         assert dict(last.all()) == {"dossier-done": dossiers}
         never_older = session.scalar(
             text("""SELECT count(*) FROM dossier_event e JOIN dossier d USING (source, code, sandbox)
-                     WHERE e.code LIKE '000.A0.05.%' AND e.outcome = 'older' AND e.occurred_at >= d.told_at""")
+                     WHERE e.code LIKE '000.A0.05.%' AND e.outcome = 'older' AND e.occurred_at >= d.notified_at""")
         )
     assert never_older == 0

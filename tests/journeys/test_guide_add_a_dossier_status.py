@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,13 @@ from notifier.testing import ROOT
 from tests.journeys.test_web import served
 
 GUIDE = (ROOT / "docs" / "add-a-dossier-status.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^`((?:templates|sources)/[^`]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
+FILES = dict(
+    re.findall(
+        r"^`((?:templates|sources)/[^`]+)`[^\n]*:\n\n```\w+\n(.*?)^```$",
+        GUIDE,
+        re.MULTILINE | re.DOTALL,
+    )
+)
 
 
 @pytest.fixture
@@ -34,13 +39,15 @@ def followed(settings: Settings, tmp_path: Path) -> Iterator[Services]:
     project = tmp_path / "project"
     for name in ("templates", "sources"):
         shutil.copytree(ROOT / name, project / name)
-    source = re.search(r"^`(sources/[^`]+)`;[^\n]*\n\n```toml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    source = re.search(
+        r"^`(sources/[^`]+)`;[^\n]*\n\n```toml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL
+    )
     (commands,) = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     subprocess.run(["/bin/sh", "-ec", commands], cwd=project, check=True)
     assert source is not None
     for path, text in {**FILES, source[1]: source[2]}.items():
         (project / path).write_text(text, encoding="utf-8")
-    made = Services(replace(settings, templates=project / "templates", sources=project / "sources"))
+    made = Services(settings.replace(templates=project / "templates", sources=project / "sources"))
     yield made
     made.close()
 
@@ -48,16 +55,22 @@ def followed(settings: Settings, tmp_path: Path) -> Iterator[Services]:
 def test_the_event_of_the_guide_becomes_its_mail(followed: Services) -> None:
     (event,) = re.findall(r"^```json\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     with followed.engine.begin() as connection:
-        token = keys.create(connection, name="office", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC))
+        token = keys.create(
+            connection, name="office", scopes=keys.SCOPES, sandbox=False, now=datetime.now(UTC)
+        )
     with served(followed.settings) as site, NotifierClient(site, token) as client:
         moved: DossierEvent = json.loads(event)
         told = client.report_event(moved)
         assert told["outcome"] == "queued"
         found = client.message(told["message_id"])
         assert (found["template"], found["state"]) == ("dossier-transferred", "queued")
-        waits = datetime.fromisoformat(found["send_at"]) - datetime.fromisoformat(found["created_at"])
+        waits = datetime.fromisoformat(found["send_at"]) - datetime.fromisoformat(
+            found["created_at"]
+        )
         assert 590 < waits.total_seconds() <= 600
-        newer = client.report_event({**moved, "status": "accepted", "occurred_at": "2026-11-02T09:16:00+07:00"})
+        newer = client.report_event(
+            {**moved, "status": "accepted", "occurred_at": "2026-11-02T09:16:00+07:00"}
+        )
         assert newer["outcome"] == "queued"
         assert client.message(told["message_id"])["state"] == "cancelled"
         data = {
@@ -79,10 +92,15 @@ def test_the_event_of_the_guide_becomes_its_mail(followed: Services) -> None:
 def test_the_doctor_reads_the_tables(followed: Services) -> None:
     assert followed.sources["tax-office"].statuses["transferred"].notice == "dossier-transferred"
     wrong = followed.settings.sources / "tax-office.toml"
-    wrong.write_text(wrong.read_text(encoding="utf-8").replace("dossier-transferred", "dossier-passed"), encoding="utf-8")
+    wrong.write_text(
+        wrong.read_text(encoding="utf-8").replace("dossier-transferred", "dossier-passed"),
+        encoding="utf-8",
+    )
     said = CliRunner().invoke(cli.app, ["doctor"], env=followed.settings.to_env())
     assert said.exit_code != 0
-    assert "sources/tax-office.toml: statuses.transferred.notice names no template." in " ".join((said.stdout + said.stderr).split())
+    assert "sources/tax-office.toml: statuses.transferred.notice names no template." in " ".join(
+        (said.stdout + said.stderr).split()
+    )
     with pytest.raises(SettingsError):
         _ = Services(followed.settings).sources
 

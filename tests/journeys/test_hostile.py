@@ -18,20 +18,49 @@ from sqlalchemy import text
 from notifier.domain import keys
 from notifier.services import Services
 from notifier.settings import Settings
-from notifier.web.api.operations import _CAMPAIGN, _MESSAGE_REQUEST, _SUPPRESSION, EVENT
+from notifier.web.api.models import CAMPAIGN, EVENT, MESSAGE_REQUEST, SUPPRESSION
 from notifier.web.api.problems import TITLES
 from tests.journeys.test_web import served
 
-EVENTS, BATCH, MESSAGES = "/api/v1/dossier-events", "/api/v1/dossier-events/batch", "/api/v1/messages"
+EVENTS, BATCH, MESSAGES = (
+    "/api/v1/dossier-events",
+    "/api/v1/dossier-events/batch",
+    "/api/v1/messages",
+)
 SUPPRESSIONS, CAMPAIGNS = "/api/v1/suppressions", "/api/v1/campaigns"
-BODIES: dict[str, Any] = {EVENTS: EVENT, MESSAGES: _MESSAGE_REQUEST, SUPPRESSIONS: _SUPPRESSION, CAMPAIGNS: _CAMPAIGN}
+NEW_CAMPAIGN = {"name": "tax-policy-2026-12", "definition": CAMPAIGN}
+BODIES: dict[str, Any] = {
+    EVENTS: EVENT,
+    MESSAGES: MESSAGE_REQUEST,
+    SUPPRESSIONS: SUPPRESSION,
+    CAMPAIGNS: NEW_CAMPAIGN,
+}
 PERSONAL = ("Ban Mai", "banmai.example", "0100109106", "evil@", "notifier_live_", "notifier_test_")
 WRONG: list[Any] = [None, True, 1.5, -1, 10**30, {}, {"$ne": None}, [], [[]], "", " ", "x" * 70_000]
-NASTY = ["a\r\nBcc: evil@example.test", "a\0b", "a\u202eb", "a\u200bb", "a\x1bb", "{{ 7*7 }}", "{% raw %}", "a\u2028b", "\ufeffx"]
+NASTY = [
+    "a\r\nBcc: evil@example.test",
+    "a\0b",
+    "a\u202eb",
+    "a\u200bb",
+    "a\x1bb",
+    "{{ 7*7 }}",
+    "{% raw %}",
+    "a\u2028b",
+    "\ufeffx",
+]
 ADDRESSES = [
-    "a@b.test\r\nBcc: evil@example.test", "a@b.test,evil@example.test", "a@b.test\nRCPT TO:<evil@example.test>", "evil@example.test> <b@b.test",
-    "evil@", "@example.test", "evil@exam ple.test", "a\0@example.test", "{{ 7*7 }}@example.test", "evil@example..test", "x" * 300 + "@example.test",
-]  # fmt: skip
+    "a@b.test\r\nBcc: evil@example.test",
+    "a@b.test,evil@example.test",
+    "a@b.test\nRCPT TO:<evil@example.test>",
+    "evil@example.test> <b@b.test",
+    "evil@",
+    "@example.test",
+    "evil@exam ple.test",
+    "a\0@example.test",
+    "{{ 7*7 }}@example.test",
+    "evil@example..test",
+    "x" * 300 + "@example.test",
+]
 SQL = ["' OR 1=1 --", "1; DROP TABLE message", "1 UNION SELECT digest FROM api_key", "\\'", "%27"]
 
 
@@ -84,11 +113,23 @@ def fields() -> Iterator[Hostile]:
                 values = WRONG
             for value in values:
                 if not optional(path, value):
-                    yield Hostile(f"{path} {str(value)[:12]!r}", at, put(body, path, value), status=(422, 413))
+                    yield Hostile(
+                        f"{path} {str(value)[:12]!r}", at, put(body, path, value), status=(422, 413)
+                    )
             if path[-1] == "email":
                 for value in ADDRESSES:
                     yield Hostile(f"address {value[:20]!r}", at, put(body, path, value))
-            if path[-1] in {"name", "procedure", "office", "reason", "topic", "tax_code", "template", "code", "source"}:
+            if path[-1] in {
+                "name",
+                "procedure",
+                "office",
+                "reason",
+                "topic",
+                "tax_code",
+                "template",
+                "code",
+                "source",
+            }:
                 for value in NASTY:
                     # A topic or template in a definition is looked up as its file's is; line ends are no fault of a text there.
                     absent = (422, 404) if path[0] == "definition" else (422,)
@@ -100,95 +141,220 @@ def fields() -> Iterator[Hostile]:
 def bodies() -> Iterator[Hostile]:
     """Bodies that are no JSON, or not the right one."""
     broken = {
-        "nothing": b"", "brace": b"{", "text": b"x", "nan": b'{"status": NaN}', "infinity": b'{"status": Infinity}', "bytes": b"\xff\xfe{}",
-        "surrogate": b'{"source": "\\ud800"}', "deep": b"[" * 100_000, "deep-object": b'{"a":' * 9_000, "comma": b'{"a": 1,}', "nul": b"\0",
-        "deep-closed": b"[" * 30_000 + b"]" * 30_000, "digits": b'{"amount": ' + b"9" * 5_000 + b"}", "array": b"[]", "null": b"null",
-        "number": b"1", "string": b'"x"', "true": b"true", "two": b"{}{}", "single": b"{'a': 1}", "bom": b"\xef\xbb\xbf{}",
-    }  # fmt: skip
+        "nothing": b"",
+        "brace": b"{",
+        "text": b"x",
+        "nan": b'{"status": NaN}',
+        "infinity": b'{"status": Infinity}',
+        "bytes": b"\xff\xfe{}",
+        "surrogate": b'{"source": "\\ud800"}',
+        "deep": b"[" * 100_000,
+        "deep-object": b'{"a":' * 9_000,
+        "comma": b'{"a": 1,}',
+        "nul": b"\0",
+        "deep-closed": b"[" * 30_000 + b"]" * 30_000,
+        "digits": b'{"amount": ' + b"9" * 5_000 + b"}",
+        "array": b"[]",
+        "null": b"null",
+        "number": b"1",
+        "string": b'"x"',
+        "true": b"true",
+        "two": b"{}{}",
+        "single": b"{'a': 1}",
+        "bom": b"\xef\xbb\xbf{}",
+    }
     for at in (*BODIES, BATCH, "/api/v1/suppressions/lift"):
         for name, raw in broken.items():
             yield Hostile(f"body {name}", at, raw=raw, status=(400, 413, 422))
-        yield Hostile("too large", at, raw=b'{"a": "' + b"x" * (5 * 1024 * 1024) + b'"}', status=(413,))
-        for kind in ("", "text/plain", "application/xml", "multipart/form-data", "application/jsonx", "application/x-www-form-urlencoded"):
-            yield Hostile(f"type {kind}", at, raw=b"{}", headers={"Content-Type": kind}, status=(415,))
+        yield Hostile(
+            "too large", at, raw=b'{"a": "' + b"x" * (5 * 1024 * 1024) + b'"}', status=(413,)
+        )
+        for kind in (
+            "",
+            "text/plain",
+            "application/xml",
+            "multipart/form-data",
+            "application/jsonx",
+            "application/x-www-form-urlencoded",
+        ):
+            yield Hostile(
+                f"type {kind}", at, raw=b"{}", headers={"Content-Type": kind}, status=(415,)
+            )
     for name, listed in (("none", []), ("many", [EVENT] * 1_001), ("object", {}), ("null", None)):
         yield Hostile(f"batch {name}", BATCH, {"events": listed})
 
 
 def addresses() -> Iterator[Hostile]:
     """Paths, queries, methods and headers."""
-    for value in (*SQL, str(uuid4()), "0", "../../etc/passwd", "%2e%2e%2f", "x" * 3_000, "%00", "a%0Ab", "%0A", "a%0D%0Ab%2F", "{{7*7}}"):
-        quoted = value.replace(" ", "%20").replace("{", "%7B").replace("}", "%7D").replace("\\", "%5C").replace("'", "%27")
-        for at, method in ((f"{MESSAGES}/{quoted}", "GET"), (f"{MESSAGES}/{quoted}/cancel", "POST"), (f"{CAMPAIGNS}/{quoted}", "GET"),
-                           (f"{CAMPAIGNS}/{quoted}/launch", "POST")):  # fmt: skip
+    for value in (
+        *SQL,
+        str(uuid4()),
+        "0",
+        "../../etc/passwd",
+        "%2e%2e%2f",
+        "x" * 3_000,
+        "%00",
+        "a%0Ab",
+        "%0A",
+        "a%0D%0Ab%2F",
+        "{{7*7}}",
+    ):
+        quoted = (
+            value.replace(" ", "%20")
+            .replace("{", "%7B")
+            .replace("}", "%7D")
+            .replace("\\", "%5C")
+            .replace("'", "%27")
+        )
+        for at, method in (
+            (f"{MESSAGES}/{quoted}", "GET"),
+            (f"{MESSAGES}/{quoted}/cancel", "POST"),
+            (f"{CAMPAIGNS}/{quoted}", "GET"),
+            (f"{CAMPAIGNS}/{quoted}/launch", "POST"),
+        ):
             yield Hostile(f"id {value[:10]}", at, method=method, status=(404, 405, 422))
     for name, value in itertools.product(
-        ("state", "since", "until", "limit", "cursor", "unknown"), ("%27%20OR%201=1", "%00", "-1", "9" * 99)
+        ("state", "since", "until", "limit", "cursor", "unknown"),
+        ("%27%20OR%201=1", "%00", "-1", "9" * 99),
     ):
         yield Hostile(f"?{name}", f"{MESSAGES}?{name}={value}", method="GET")
-    for name in ("..", "../x", "a/b", "a b", "/etc/passwd", "a\0", "A" * 300, "{{ 7*7 }}", "a\r\nb", "-"):
-        yield Hostile(f"campaign {name!r}", CAMPAIGNS, {**_CAMPAIGN, "name": name})
-    for method, at in itertools.product(("PUT", "PATCH", "DELETE"), (*BODIES, BATCH, "/api/v1/topics", "/api/openapi.json")):
+    for name in (
+        "..",
+        "../x",
+        "a/b",
+        "a b",
+        "/etc/passwd",
+        "a\0",
+        "A" * 300,
+        "{{ 7*7 }}",
+        "a\r\nb",
+        "-",
+    ):
+        yield Hostile(f"campaign {name!r}", CAMPAIGNS, {**NEW_CAMPAIGN, "name": name})
+    for method, at in itertools.product(
+        ("PUT", "PATCH", "DELETE"), (*BODIES, BATCH, "/api/v1/topics", "/api/openapi.json")
+    ):
         yield Hostile(f"method {method}", at, method=method, status=(405,))
-    for at in ("/api//v1/messages", "/api/v1//messages", "/api/v1/messages/", "/api/v2/messages", "/api/v1/nothing"):
+    for at in (
+        "/api//v1/messages",
+        "/api/v1//messages",
+        "/api/v1/messages/",
+        "/api/v2/messages",
+        "/api/v1/nothing",
+    ):
         yield Hostile(f"path {at}", at, method="GET", status=(404,))
     for value in ("x" * 201, "a b", "ch\xe0o", ""):
-        for at, body in ((EVENTS, EVENT), (MESSAGES, _MESSAGE_REQUEST), (BATCH, {"events": [EVENT]})):
-            yield Hostile("idempotency", at, body, headers={"Idempotency-Key": value.encode("latin-1")}, status=(400,))
+        for at, body in (
+            (EVENTS, EVENT),
+            (MESSAGES, MESSAGE_REQUEST),
+            (BATCH, {"events": [EVENT]}),
+        ):
+            yield Hostile(
+                "idempotency",
+                at,
+                body,
+                headers={"Idempotency-Key": value.encode("latin-1")},
+                status=(400,),
+            )
 
 
 def check(case: Hostile, answer: Response) -> str | None:
     """Return what is wrong with an answer."""
     if answer.status_code not in case.status:
-        return f"{case.method} {case.path[:60]} {case.name}: {answer.status_code} {answer.text[:150]}"
+        return (
+            f"{case.method} {case.path[:60]} {case.name}: {answer.status_code} {answer.text[:150]}"
+        )
     if answer.headers["content-type"] != "application/problem+json":
         return f"{case.name}: {answer.headers['content-type']}"
     found = answer.json()
     if found["code"] not in TITLES or found["status"] != answer.status_code:
         return f"{case.name}: {found}"
-    if answer.status_code == 422 and not all("pointer" in each for each in found.get("errors", [{}])):
+    if answer.status_code == 422 and not all(
+        "pointer" in each for each in found.get("errors", [{}])
+    ):
         return f"{case.name}: no pointer"
     if answer.status_code == 405 and "allow" not in answer.headers:
         return f"{case.name}: no Allow"
     return None
 
 
-def make(services: Services, name: str, *, sandbox: bool = False, scopes: tuple[str, ...] = keys.SCOPES) -> dict[str, str]:
+def make(
+    services: Services, name: str, *, sandbox: bool = False, scopes: tuple[str, ...] = keys.SCOPES
+) -> dict[str, str]:
     with services.engine.begin() as connection:
         expires = datetime.now(UTC) + timedelta(hours=1)
-        token = keys.create(connection, name=name, scopes=scopes, sandbox=sandbox, now=datetime.now(UTC), expires_at=expires)
+        token = keys.create(
+            connection,
+            name=name,
+            scopes=scopes,
+            sandbox=sandbox,
+            now=datetime.now(UTC),
+            expires_at=expires,
+        )
     return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.mark.timeout(240)
-def test_hostile_requests_are_refused_and_nothing_of_them_is_kept(services: Services, settings: Settings) -> None:
+def test_hostile_requests_are_refused_and_nothing_of_them_is_kept(
+    services: Services, settings: Settings
+) -> None:
     header, other = make(services, "portal"), make(services, "other")
-    sandbox, narrow = make(services, "trial", sandbox=True), make(services, "narrow", scopes=("messages:read",))
+    sandbox, narrow = (
+        make(services, "trial", sandbox=True),
+        make(services, "narrow", scopes=("messages:read",)),
+    )
     revoked, expired = make(services, "revoked"), make(services, "expired")
     with services.engine.begin() as connection:
         keys.revoke(connection, "revoked", datetime.now(UTC))
         connection.execute(text("UPDATE api_key SET expires_at = now() WHERE name = 'expired'"))
     cases = [*fields(), *bodies(), *addresses()]
-    for name, who, status in (("revoked", revoked, 401), ("expired", expired, 401), ("narrow", narrow, 403)):
-        cases += [Hostile(name, at, body, headers=who, status=(status,)) for at, body in BODIES.items()]
-    cases.append(Hostile("sandbox", CAMPAIGNS, _CAMPAIGN, headers=sandbox, status=(403,)))
+    for name, who, status in (
+        ("revoked", revoked, 401),
+        ("expired", expired, 401),
+        ("narrow", narrow, 403),
+    ):
+        cases += [
+            Hostile(name, at, body, headers=who, status=(status,)) for at, body in BODIES.items()
+        ]
+    cases.append(Hostile("sandbox", CAMPAIGNS, NEW_CAMPAIGN, headers=sandbox, status=(403,)))
     wrong: list[str] = []
     with served(settings) as site, Client(base_url=site, timeout=20) as client:
-        mine = client.post(MESSAGES, json=_MESSAGE_REQUEST, headers={**header, "Idempotency-Key": "once"}).json()["id"]
-        client.post(CAMPAIGNS, json={**_CAMPAIGN, "name": "mine"}, headers=header)
-        cases.append(Hostile("used", MESSAGES, {**_MESSAGE_REQUEST, "language": "en"}, headers={"Idempotency-Key": "once"}, status=(409,)))
-        cases.append(Hostile("other's", f"{MESSAGES}/{mine}", method="GET", headers=other, status=(404,)))
+        mine = client.post(
+            MESSAGES, json=MESSAGE_REQUEST, headers={**header, "Idempotency-Key": "once"}
+        ).json()["id"]
+        client.post(CAMPAIGNS, json={**NEW_CAMPAIGN, "name": "mine"}, headers=header)
+        cases.append(
+            Hostile(
+                "used",
+                MESSAGES,
+                {**MESSAGE_REQUEST, "language": "en"},
+                headers={"Idempotency-Key": "once"},
+                status=(409,),
+            )
+        )
+        cases.append(
+            Hostile("other's", f"{MESSAGES}/{mine}", method="GET", headers=other, status=(404,))
+        )
         cases.append(Hostile("other's", f"{MESSAGES}/{mine}/cancel", headers=other, status=(404,)))
-        cases += [Hostile("other's", f"{CAMPAIGNS}/mine/{step}", headers=other, status=(404,)) for step in ("check", "launch", "pause")]
+        cases += [
+            Hostile("other's", f"{CAMPAIGNS}/mine/{step}", headers=other, status=(404,))
+            for step in ("check", "launch", "pause")
+        ]
         for case in cases:
             headers = {
                 name.encode(): value if isinstance(value, bytes) else value.encode()
-                for name, value in {"Content-Type": "application/json", **header, **case.headers}.items()
+                for name, value in {
+                    "Content-Type": "application/json",
+                    **header,
+                    **case.headers,
+                }.items()
             }
             content = case.raw
             if content is None and case.body is not None:
                 content = json.dumps(case.body).encode()
-            fault = check(case, client.request(case.method, case.path, content=content, headers=headers))
+            fault = check(
+                case, client.request(case.method, case.path, content=content, headers=headers)
+            )
             if fault is not None:
                 wrong.append(fault)
         assert client.get("/api/v1/topics", headers=header).status_code == 200

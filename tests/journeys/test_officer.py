@@ -36,7 +36,12 @@ def notifier(world: World, tmp_path: Path) -> Notifier:
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "notifier", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "notifier", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -55,10 +60,21 @@ def audience(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_campaign_from_check_to_report(notifier: Notifier, audience: str, tmp_path: Path, world: World) -> None:
-    found = json.loads(notifier("campaign", "check", FILE, "--audience", audience, "--rejected", "bad.xlsx", "--json").stdout)
+def test_a_campaign_from_check_to_report(
+    notifier: Notifier, audience: str, tmp_path: Path, world: World
+) -> None:
+    found = json.loads(
+        notifier(
+            "campaign", "check", FILE, "--audience", audience, "--rejected", "bad.xlsx", "--json"
+        ).stdout
+    )
     assert found["accepted"] + found["rejected"] + found["merged"] == found["rows_read"]
-    assert (found["accepted"], found["rejected"], found["messages"], found["unrenderable"]) == (50, 1, 50, 0)
+    assert (found["accepted"], found["rejected"], found["messages"], found["unrenderable"]) == (
+        50,
+        1,
+        50,
+        0,
+    )
     assert found["largest_mail_bytes"] > 5_000
     assert found["control_totals"]["total_debt"] > 0
     assert world.sink.ask()["received"] == 0
@@ -68,7 +84,9 @@ def test_a_campaign_from_check_to_report(notifier: Notifier, audience: str, tmp_
     assert "Rows read" in notifier("campaign", "check", FILE, "--audience", audience).stdout
 
     notifier("campaign", "preview", FILE, "--audience", audience, "--out", "look")
-    mail = BytesParser(policy=policy.default).parsebytes((tmp_path / "look" / "debt-notice.eml").read_bytes())
+    mail = BytesParser(policy=policy.default).parsebytes(
+        (tmp_path / "look" / "debt-notice.eml").read_bytes()
+    )
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert "đồng" in (tmp_path / "look" / "debt-notice.txt").read_text()
     assert "<html" in (tmp_path / "look" / "debt-notice.html").read_text()
@@ -76,12 +94,46 @@ def test_a_campaign_from_check_to_report(notifier: Notifier, audience: str, tmp_
     notifier("campaign", "test", FILE, "--to", "officer@example.test")
     world.until(lambda: world.sink.ask()["received"] == 1, seconds=10)
 
-    done = json.loads(notifier("campaign", "launch", FILE, "--audience", audience, "--name", "by-hand", "--wait", "--json").stdout)
+    done = json.loads(
+        notifier(
+            "campaign",
+            "launch",
+            FILE,
+            "--audience",
+            audience,
+            "--name",
+            "by-hand",
+            "--wait",
+            "--json",
+        ).stdout
+    )
     assert (done["state"], done["total"], done["accepted"]) == ("finished", 50, 50)
     status = json.loads(notifier("campaign", "status", "by-hand", "--json").stdout)
-    needed = {"state", "total", "queued", "accepted", "deferred", "refused", "skipped", "in_doubt", "expired", "started_at", "finished_at"}
+    needed = {
+        "state",
+        "total",
+        "queued",
+        "accepted",
+        "deferred",
+        "refused",
+        "skipped",
+        "in_doubt",
+        "expired",
+        "started_at",
+        "finished_at",
+    }
     assert needed <= status.keys()
-    parts = ("queued", "deferred", "accepted", "refused", "skipped_total", "expired", "cancelled", "held", "given_up")
+    parts = (
+        "queued",
+        "deferred",
+        "accepted",
+        "refused",
+        "skipped_total",
+        "expired",
+        "cancelled",
+        "held",
+        "given_up",
+    )
     assert sum(status[key] for key in parts) == status["total"]
     assert "by-hand" in notifier("campaign", "list").stdout
     assert "by-hand" in notifier("campaign", "status", "by-hand").stdout
@@ -110,14 +162,26 @@ def test_a_campaign_from_check_to_report(notifier: Notifier, audience: str, tmp_
         (["campaign", "pause", "nobody"], "There is no campaign"),
     ],
 )
-def test_a_mistake_is_one_clear_sentence(notifier: Notifier, arguments: list[str], words: str) -> None:
+def test_a_mistake_is_one_clear_sentence(
+    notifier: Notifier, arguments: list[str], words: str
+) -> None:
     done = notifier(*arguments, code=1)
     assert words in " ".join(done.stderr.split())
 
 
 def test_doctor_says_what_is_well_and_what_is_not(notifier: Notifier, world: World) -> None:
     assert notifier("doctor").stdout.count(" ok") == 10
-    environment = {**os.environ, **world.instance.settings.to_env(), "NOTIFIER_SMTP_URL": "smtp://127.0.0.1:9"}
-    sick = subprocess.run([sys.executable, "-m", "notifier", "doctor"], env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        **world.instance.settings.to_env(),
+        "NOTIFIER_SMTP_URL": "smtp://127.0.0.1:9",
+    }
+    sick = subprocess.run(
+        [sys.executable, "-m", "notifier", "doctor"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert sick.returncode == 3
     assert "The SMTP server 127.0.0.1:9 cannot be reached" in sick.stdout

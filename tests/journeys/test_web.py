@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from html import unescape
@@ -24,12 +23,13 @@ from httpx2 import Client
 from sqlalchemy import text
 
 from notifier.db import OVERFLOW, POOL
-from notifier.domain import suppression
-from notifier.embedded.mailbox import Mailbox, MailboxWriter
-from notifier.embedded.postgres import Postgres
-from notifier.embedded.processes import kept_port, spawn, stop, wait_for_port
+from notifier.domain import addresses
+from notifier.domain import suppressions as suppression
 from notifier.errors import SettingsError
-from notifier.flows import subscription
+from notifier.flows import unsubscribe as subscription
+from notifier.instance.processes import kept_port, spawn, stop, wait_for_port
+from notifier.instance.servers.mailbox import Mailbox, MailboxWriter
+from notifier.instance.servers.postgres import Postgres
 from notifier.rendering.blueprint import Letter, compile_blueprint
 from notifier.services import Services
 from notifier.settings import Settings
@@ -40,14 +40,16 @@ UUID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 @pytest.fixture
 def client(services: Services) -> Iterator[TestClient]:
-    with TestClient(create_app(services), raise_server_exceptions=False, follow_redirects=False) as found:
+    with TestClient(
+        create_app(services), raise_server_exceptions=False, follow_redirects=False
+    ) as found:
         yield found
 
 
 @pytest.fixture
 def address(services: Services) -> int:
     with services.session() as session:
-        return suppression.address_id(session, "ketoan@example.test")
+        return addresses.id_of(session, "ketoan@example.test")
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -66,9 +68,14 @@ def keep(services: Services, *mails: bytes) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("charset", ["x-unknown", "hex", "idna", "undefined", "unicode_escape", '"a\0b"'])
+@pytest.mark.parametrize(
+    "charset", ["x-unknown", "hex", "idna", "undefined", "unicode_escape", '"a\0b"']
+)
 def test_a_mail_in_a_charset_that_nobody_knows_is_shown(services: Services, charset: str) -> None:
-    keep(services, f"Subject: Tin\r\nContent-Type: text/html; charset={charset}\r\n\r\n<p>Xin chào \\ud800</p>\r\n".encode())
+    keep(
+        services,
+        f"Subject: Tin\r\nContent-Type: text/html; charset={charset}\r\n\r\n<p>Xin chào \\ud800</p>\r\n".encode(),
+    )
     with TestClient(create_app(services), raise_server_exceptions=False) as client:
         page = client.get("/inbox/1/html")
         assert client.get("/inbox/1").status_code == 200
@@ -80,15 +87,28 @@ def test_a_mail_in_a_charset_that_nobody_knows_is_shown(services: Services, char
 
 def test_headers_that_cannot_be_decoded_are_kept_and_shown(services: Services) -> None:
     subjects = [b"=?utf-8?b?a?=", b"=?unicode-escape?q?=5Cud800?=", b"=?x-unknown?q?=ff?="]
-    keep(services, *(b"Subject: " + each + b"\r\nList-Id: " + each + b"\r\n\r\nXin\r\n" for each in subjects))
+    keep(
+        services,
+        *(b"Subject: " + each + b"\r\nList-Id: " + each + b"\r\n\r\nXin\r\n" for each in subjects),
+    )
     with TestClient(create_app(services), raise_server_exceptions=False) as client:
         assert client.get("/inbox").status_code == 200
         assert [client.get(f"/inbox/{number}").status_code for number in (1, 2, 3)] == [200] * 3
-    assert [each.subject for each in Mailbox(services.settings.var / "mail").entries()] == ["=?utf-8?b?a?=", "?", "=?x-unknown?q?=ff?="]
+    assert [each.subject for each in Mailbox(services.settings.var / "mail").entries()] == [
+        "=?utf-8?b?a?=",
+        "?",
+        "=?x-unknown?q?=ff?=",
+    ]
 
 
 def test_a_refused_method_hears_which_are_taken(client: TestClient) -> None:
-    expected = {"/u/x": "GET, HEAD, POST", "/u/x/chu-de": "POST", "/kiem-tra": "GET, HEAD, POST", "/style.css": "GET", "/": "GET, HEAD"}
+    expected = {
+        "/u/x": "GET, HEAD, POST",
+        "/u/x/chu-de": "POST",
+        "/kiem-tra": "GET, HEAD, POST",
+        "/style.css": "GET",
+        "/": "GET, HEAD",
+    }
     answers = {path: client.put(path) for path in expected}
     assert {path: answer.headers["allow"] for path, answer in answers.items()} == expected
     assert {answer.status_code for answer in answers.values()} == {405}
@@ -97,8 +117,12 @@ def test_a_refused_method_hears_which_are_taken(client: TestClient) -> None:
 
 @pytest.mark.parametrize("query", ["", "?lang=en"])
 @pytest.mark.parametrize("token", ["bad", 'a"b<c&d?e%', "ngừng"])
-def test_the_other_language_of_an_error_page_is_a_page(client: TestClient, settings: Settings, token: str, query: str) -> None:
-    away = TestClient(create_app(Services(replace(settings, database_url="postgresql://nobody@127.0.0.1:9/none"))))
+def test_the_other_language_of_an_error_page_is_a_page(
+    client: TestClient, settings: Settings, token: str, query: str
+) -> None:
+    away = TestClient(
+        create_app(Services(settings.replace(database_url="postgresql://nobody@127.0.0.1:9/none")))
+    )
     path = f"/u/{quote(token, safe='')}"
     good = f"/u/{Services(settings).signer.token(1, 'tax-policy')}"
     for answer, target in [
@@ -120,9 +144,11 @@ def active(services: Services, address: int) -> dict[str, str]:
         return suppression.active(session, address)
 
 
-def test_a_click_that_was_given_up_counts_and_stops_nobody_else(services: Services, address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_click_that_was_given_up_counts_and_stops_nobody_else(
+    services: Services, address: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with services.session() as session:
-        other = suppression.address_id(session, "khac@example.test")
+        other = addresses.id_of(session, "khac@example.test")
     clicks = subscription.OneClicks(services)
     hold = Event()
     write = clicks._writer._write
@@ -156,10 +182,12 @@ def test_one_bad_group_hears_of_it_and_the_next_is_written(
 
 
 @pytest.mark.parametrize("body", ["List-Unsubscribe=One-Click", "stop=1"])
-def test_a_stop_does_not_wait_long_for_a_lock(client: TestClient, services: Services, address: int, body: str) -> None:
+def test_a_stop_does_not_wait_long_for_a_lock(
+    client: TestClient, services: Services, address: int, body: str
+) -> None:
     path = f"/u/{services.signer.token(address, 'tax-policy')}"
     with services.session() as session:
-        suppression.lock_addresses(session, [address])
+        addresses.lock(session, [address])
         started = time.monotonic()
         answer = client.post(path, content=body)
         assert 2 < time.monotonic() - started < 6
@@ -171,29 +199,53 @@ def test_a_stop_does_not_wait_long_for_a_lock(client: TestClient, services: Serv
 
 
 @pytest.mark.parametrize("reason", ["hard_bounce", "complaint", "manual", "unsubscribed"])
-def test_what_stays_stopped_is_not_called_sent_again(client: TestClient, services: Services, address: int, reason: str) -> None:
+def test_what_stays_stopped_is_not_called_sent_again(
+    client: TestClient, services: Services, address: int, reason: str
+) -> None:
     token = services.signer.token(address, "tax-policy")
     both = {"topic": ["tax-policy", "settlement-guidance"]}
     client.post(f"/u/{token}/chu-de", data={"topic": "settlement-guidance"})
     with services.session() as session:
-        suppression.suppress(session, address, "*", reason=reason, source="test", now=services.clock())
-    vi, en = client.post(f"/u/{token}/chu-de", data=both).text, client.post(f"/u/{token}/chu-de?lang=en", data=both).text
+        suppression.suppress(
+            session, address, "*", reason=reason, source="test", now=services.clock()
+        )
+    vi, en = (
+        client.post(f"/u/{token}/chu-de", data=both).text,
+        client.post(f"/u/{token}/chu-de?lang=en", data=both).text,
+    )
     assert "Gửi lại" not in vi
     assert "Không có gì thay đổi" not in vi
     assert "Vẫn ngừng gửi" in vi
     assert "Nothing has changed" not in en
-    assert re.search(r"Still stopped: <strong>[^<]+, [^<]+</strong>, because [^.]+; to receive it again, call the tax office\.", en)
+    assert re.search(
+        r"Still stopped: <strong>[^<]+, [^<]+</strong>, because [^.]+; to receive it again, call the tax office\.",
+        en,
+    )
     assert active(services, address) == {"*": reason}
 
 
-def test_one_topic_comes_back_and_another_stays_stopped(client: TestClient, services: Services, address: int) -> None:
+def test_one_topic_comes_back_and_another_stays_stopped(
+    client: TestClient, services: Services, address: int
+) -> None:
     token = services.signer.token(address, "tax-policy")
     client.post(f"/u/{token}/chu-de", data={"topic": "settlement-guidance"})
     with services.session() as session:
-        suppression.suppress(session, address, "settlement-guidance", reason="complaint", source="test", now=services.clock())
-    page = client.post(f"/u/{token}/chu-de?lang=en", data={"topic": ["tax-policy", "settlement-guidance"]}).text
+        suppression.suppress(
+            session,
+            address,
+            "settlement-guidance",
+            reason="complaint",
+            source="test",
+            now=services.clock(),
+        )
+    page = client.post(
+        f"/u/{token}/chu-de?lang=en", data={"topic": ["tax-policy", "settlement-guidance"]}
+    ).text
     assert re.search(r"Sent again: <strong>[^<,]+</strong>\.", page)
-    assert re.search(r"Still stopped: <strong>[^<,]+</strong>, because our mail to this address was reported as spam", page)
+    assert re.search(
+        r"Still stopped: <strong>[^<,]+</strong>, because our mail to this address was reported as spam",
+        page,
+    )
     assert active(services, address) == {"settlement-guidance": "complaint"}
 
 
@@ -205,7 +257,9 @@ def health(client: TestClient) -> dict[str, str]:
     return dict(answer.json()["parts"])
 
 
-def test_health_needs_neither_the_pool_nor_its_threads(client: TestClient, services: Services, address: int) -> None:
+def test_health_needs_neither_the_pool_nor_its_threads(
+    client: TestClient, services: Services, address: int
+) -> None:
     path = f"/u/{services.signer.token(address, 'tax-policy')}"
     with ExitStack() as stack, ThreadPoolExecutor(60) as crowd:
         taken = [stack.enter_context(services.engine.connect()) for _ in range(POOL + OVERFLOW)]
@@ -221,7 +275,12 @@ def test_health_needs_neither_the_pool_nor_its_threads(client: TestClient, servi
 def test_health_answers_although_no_server_does(services: Services) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at = f"127.0.0.1:{silent.getsockname()[1]}"
-        hung = Services(replace(services.settings, database_url=f"postgresql://nobody@{at}/none", broker_url=f"redis://{at}/0"))
+        hung = Services(
+            services.settings.replace(
+                database_url=f"postgresql://nobody@{at}/none",
+                broker_url=f"redis://{at}/0",
+            )
+        )
         with TestClient(create_app(hung)) as client:
             expected = {"database": "unreachable", "broker": "unreachable", "smtp": "unreachable"}
             assert health(client) == expected
@@ -229,10 +288,15 @@ def test_health_answers_although_no_server_does(services: Services) -> None:
                 assert list(crowd.map(lambda _: health(client), range(10))) == [expected] * 10
 
 
-def test_health_answers_although_the_database_stops_in_the_middle(services: Services, postgres: Postgres) -> None:
+def test_health_answers_although_the_database_stops_in_the_middle(
+    services: Services, postgres: Postgres
+) -> None:
     with TestClient(create_app(services)) as client:
         assert health(client)["database"] == "ok"
-        family = [psutil.Process(postgres.pid), *psutil.Process(postgres.pid).children(recursive=True)]
+        family = [
+            psutil.Process(postgres.pid),
+            *psutil.Process(postgres.pid).children(recursive=True),
+        ]
         try:
             for each in family:
                 each.suspend()
@@ -252,7 +316,11 @@ def served(settings: Settings) -> Iterator[str]:
     log = settings.var / "web.log"
     environment = {**os.environ, **settings.to_env()}
     with log.open("wb") as output:
-        process = spawn([sys.executable, "-m", "notifier", "web", "--port", str(port)], env=environment, output=output.fileno())
+        process = spawn(
+            [sys.executable, "-m", "notifier", "web", "--port", str(port)],
+            env=environment,
+            output=output.fileno(),
+        )
         try:
             wait_for_port(port, process, what="The web server", log=log)
             yield f"http://127.0.0.1:{port}"
@@ -260,15 +328,22 @@ def served(settings: Settings) -> Iterator[str]:
             stop(process)
 
 
-@pytest.mark.parametrize(("trusted", "last"), [("127.0.0.9, 127.0.0.0/30", [200, 429]), ("10.0.0.0/8", [429, 429]), ("", [429, 429])])
-def test_clients_of_a_trusted_proxy_are_counted_one_by_one(settings: Settings, trusted: str, last: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("trusted", "last"),
+    [("127.0.0.9, 127.0.0.0/30", [200, 429]), ("10.0.0.0/8", [429, 429]), ("", [429, 429])],
+)
+def test_clients_of_a_trusted_proxy_are_counted_one_by_one(
+    settings: Settings, trusted: str, last: list[int]
+) -> None:
     found = Settings.from_env({"NOTIFIER_TRUSTED_PROXIES": trusted}).trusted_proxies
-    with served(replace(settings, trusted_proxies=found)) as site, Client(base_url=site) as client:
+    with served(settings.replace(trusted_proxies=found)) as site, Client(base_url=site) as client:
         # The limit is kept by the minute of the clock.
         time.sleep(max(0.0, 62 - time.time() % 60) if time.time() % 60 > 50 else 0.0)
 
         def check(forwarded: str) -> int:
-            return client.post("/kiem-tra", data={"code": "x"}, headers={"X-Forwarded-For": forwarded}).status_code
+            return client.post(
+                "/kiem-tra", data={"code": "x"}, headers={"X-Forwarded-For": forwarded}
+            ).status_code
 
         # A client may invent addresses, but the proxy writes the true one at the end.
         assert {check(f"192.0.2.{number}, 198.51.100.1") for number in range(20)} == {200}
@@ -282,10 +357,16 @@ def test_a_proxy_that_is_no_address_is_refused(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["vi", "en"])
-def test_every_mail_prints_the_code_that_its_check_asks_for(client: TestClient, services: Services, address: int, language: str) -> None:
-    client.post(f"/u/{services.signer.token(address, 'tax-policy')}", content="List-Unsubscribe=One-Click")
+def test_every_mail_prints_the_code_that_its_check_asks_for(
+    client: TestClient, services: Services, address: int, language: str
+) -> None:
+    client.post(
+        f"/u/{services.signer.token(address, 'tax-policy')}", content="List-Unsubscribe=One-Click"
+    )
     with services.session() as session:
-        message_id = session.scalar(text("UPDATE message SET state = 'accepted', settled_at = now() RETURNING id"))
+        message_id = session.scalar(
+            text("UPDATE message SET state = 'accepted', settled_at = now() RETURNING id")
+        )
     for template in services.catalogue.values():
         blueprint = compile_blueprint(
             template,
@@ -297,16 +378,32 @@ def test_every_mail_prints_the_code_that_its_check_asks_for(client: TestClient, 
             mail_domain="notices.example.test",
         )
         example = dict(template.example)
-        to = {"to_address": example.pop("email"), "to_name": example.pop("name"), "tax_code": example.pop("tax_code")}
+        to = {
+            "to_address": example.pop("email"),
+            "to_name": example.pop("name"),
+            "tax_code": example.pop("tax_code"),
+        }
         # No value of a list may take the code's place.
         data = {**example, "check_code": "forged"}
-        raw = blueprint.fill(Letter(message_id=message_id, **to, data=data, unsubscribe_token="x", date=services.clock()))
+        raw = blueprint.fill(
+            Letter(
+                message_id=message_id, **to, data=data, unsubscribe_token="x", date=services.clock()
+            )
+        )
         mail = message_from_bytes(raw, EmailMessage, policy=policy.default)
         page = services.sender.public_url + "/kiem-tra"
-        for kind, shown in (("plain", rf"\n{UUID}\n\S+ {page}\n"), ("html", rf">{UUID}</strong> \S+ <a href=\"{page}\"")):
+        for kind, shown in (
+            ("plain", rf"\n{UUID}\n\S+ {page}\n"),
+            ("html", rf">{UUID}</strong> \S+ <a href=\"{page}\""),
+        ):
             part = mail.get_body((kind,))
             assert part is not None
             printed = re.search(shown, part.get_content().replace("\r\n", "\n"))
             assert printed is not None, (template.name, kind)
             assert printed[1] == str(message_id)
-    assert client.post("/kiem-tra?lang=en", data={"code": f" {message_id} "}).text.count("Yes, we sent this mail") == 1
+    assert (
+        client.post("/kiem-tra?lang=en", data={"code": f" {message_id} "}).text.count(
+            "Yes, we sent this mail"
+        )
+        == 1
+    )

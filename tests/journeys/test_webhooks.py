@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from notifier import cli
 from notifier.domain import keys
-from notifier.embedded.instance import kill_tree
 from notifier.errors import NotifierError
+from notifier.instance.supervisor import kill_tree
 from tests.journeys.conftest import World, start_world
 from tests.receiver import Receiver, Request, add_key, ask, overview
 
@@ -39,12 +38,17 @@ def delivered(world: World, name: str) -> int:
 def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: World) -> None:
     with Receiver() as hanging, Receiver() as well:
         hanging.answer = hanging.hang
-        first, second = add_key(world.services, "hangs", hanging.url), add_key(world.services, "is-well", well.url)
+        first, second = (
+            add_key(world.services, "hangs", hanging.url),
+            add_key(world.services, "is-well", well.url),
+        )
         for number in range(30):
             ask(world.services, first, f"a{number}@example.test")
         world.until(lambda: bool(hanging.requests))
         began = time.monotonic()
-        wanted = {str(ask(world.services, second, f"b{number}@example.test")) for number in range(60)}
+        wanted = {
+            str(ask(world.services, second, f"b{number}@example.test")) for number in range(60)
+        }
         world.until(lambda: delivered(world, "is-well") == len(wanted))
         assert time.monotonic() - began < 8, "it was told while the other one still hung"
         assert len(hanging.requests) == 1
@@ -61,10 +65,17 @@ def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: W
 def test_a_message_is_told_of_in_order(world: World) -> None:
     with Receiver() as receiver:
         receiver.answer = lambda _: 500 if len(receiver.requests) == 1 else 200
-        number = ask(world.services, add_key(world.services, "in-order", receiver.url), "defer@simulate.test")
+        number = ask(
+            world.services, add_key(world.services, "in-order", receiver.url), "defer@simulate.test"
+        )
         world.until(lambda: delivered(world, "in-order") == 3)
         told = [(each.kind, each.event["data"]["attempts"]) for each in receiver.requests]
-        assert told == [("message.deferred", 1), ("message.deferred", 1), ("message.deferred", 2), ("message.accepted", 3)]
+        assert told == [
+            ("message.deferred", 1),
+            ("message.deferred", 1),
+            ("message.deferred", 2),
+            ("message.accepted", 3),
+        ]
         assert {each.event["data"]["message_id"] for each in receiver.requests} == {str(number)}
 
 
@@ -75,23 +86,34 @@ def test_a_worker_that_is_killed_forgets_nothing(world: World) -> None:
 
     with Receiver(slowly) as receiver:
         key_id = add_key(world.services, "survives", receiver.url)
-        wanted = {str(ask(world.services, key_id, f"c{number}@example.test")) for number in range(120)}
+        wanted = {
+            str(ask(world.services, key_id, f"c{number}@example.test")) for number in range(120)
+        }
         world.until(lambda: len(receiver.requests) > 45)
         kill_tree(world.instance.processes["worker-webhooks"])
         before = delivered(world, "survives")
         assert 0 < before < len(wanted)
         with world.services.engine.begin() as connection:
             # The dead worker's lease, which ends by itself after a minute.
-            connection.execute(text("UPDATE api_key SET webhook_until = now() WHERE id = :id"), {"id": key_id})
+            connection.execute(
+                text("UPDATE api_key SET webhook_until = now() WHERE id = :id"), {"id": key_id}
+            )
         world.until(lambda: delivered(world, "survives") == len(wanted))
         ids = [each.id for each in receiver.requests]
         assert {each.event["data"]["message_id"] for each in receiver.requests} == wanted
         assert len(set(ids)) == len(wanted)
-        assert len(ids) - len(set(ids)) <= 40, "only what was on its way is told twice, under the same id"
+        assert len(ids) - len(set(ids)) <= 40, (
+            "only what was on its way is told twice, under the same id"
+        )
 
 
 def run(world: World, *arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, ["webhook", *arguments], env=world.instance.settings.to_env(), catch_exceptions=True)
+    return CliRunner().invoke(
+        cli.app,
+        ["webhook", *arguments],
+        env=world.instance.settings.to_env(),
+        catch_exceptions=True,
+    )
 
 
 def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
@@ -100,11 +122,16 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         assert run(world, "set", "operated", receiver.url).exit_code == 0
         secret = run(world, "secret", "operated").stdout.strip()
         ask(world.services, key_id, "d@example.test")
-        world.until(lambda: overview(world.services.engine, "operated").set_aside == 1)
+        world.until(lambda: overview(world.services.engine, "operated").dead_letter == 1)
         shown = json.loads(run(world, "list", "operated", "--json").stdout)
         assert shown["webhooks"][0] | {"url": ""} == {
-            "key": "operated", "url": "", "waiting": 0, "delivered": 0, "set_aside": 1, "problem": "status 410",
-        }  # fmt: skip
+            "key": "operated",
+            "url": "",
+            "waiting": 0,
+            "delivered": 0,
+            "dead_letter": 1,
+            "problem": "status 410",
+        }
         assert shown["webhooks"][0]["url"] is None
         assert "status 410" in run(world, "list").stdout
         refused = run(world, "replay", "operated").exception
@@ -112,7 +139,8 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         assert "has no webhook" in str(refused)
         receiver.answer = lambda _: 200
         run(world, "set", "operated", receiver.url)
-        assert "1 events are told again" in run(world, "replay", "operated", "--set-aside").stdout
+        again = run(world, "replay", "operated", "--dead-letter")
+        assert "1 events are posted again" in again.stdout
         world.until(lambda: delivered(world, "operated") == 1)
         assert run(world, "replay", "operated", "--since", "2020-01-01").exit_code == 0
         world.until(lambda: len(receiver.requests) == 3)
@@ -132,12 +160,13 @@ def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
         (("secret", "nobody"), "no key named nobody"),
         (("list", "nobody"), "no key named nobody"),
         (("replay", "nobody"), "no key named nobody"),
+        (("replay", "nobody", "--dead-letter", "--since", "2026-01-01"), "exclude each other"),
         (("replay", "nobody", "--set-aside", "--since", "2026-01-01"), "exclude each other"),
         (("remove", "nobody"), "no key named nobody"),
     ],
 )
 def test_a_mistake_is_one_sentence(world: World, arguments: tuple[str, ...], words: str) -> None:
-    environment = replace(world.instance.settings, webhooks_private=False).to_env()
+    environment = world.instance.settings.replace(webhooks_private=False).to_env()
     found = CliRunner().invoke(cli.app, ["webhook", *arguments], env=environment).exception
     assert isinstance(found, NotifierError)
     assert words in str(found)

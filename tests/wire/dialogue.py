@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-from notifier.delivery.smtp import Connection, Outgoing, connect
-from notifier.delivery.verdicts import Fate, Verdict
-from notifier.embedded.catcher import Catcher
+from notifier.channel import Connection, Fate, Go, Outgoing, Verdict
+from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
+from notifier.smtp.connection import connect
 
 TIMEOUT = 20.0
 
@@ -25,6 +25,7 @@ class Notes:
     pulled: int = 0
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     ends: list[Verdict | None] = field(default_factory=list)
+    answers: dict[int, list[Go]] = field(default_factory=dict)
     idles: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -35,9 +36,16 @@ class Notes:
         position, self.pulled = self.pulled, self.pulled + 1
         return Outgoing(
             position,
-            f"MAIL FROM:<b@notices.example.test>\r\nRCPT TO:<{self.recipients[position]}>\r\n".encode(),
+            "b@notices.example.test",
+            self.recipients[position],
             f"Message-ID: {self.message_id(position)}\r\nSubject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
         )
+
+    def may_go(self, message: Outgoing) -> Go:
+        """Answer as `answers` says, and let all others go."""
+        assert message.position < self.pulled
+        waiting = self.answers.get(message.position)
+        return waiting.pop(0) if waiting else Go.NOW
 
     def message_id(self, position: int) -> str:
         """Return the Message-ID of a message."""
@@ -46,7 +54,9 @@ class Notes:
     def settled(self, message: Outgoing, verdict: Verdict, host: str) -> None:
         """Note a verdict; there is exactly one a message, and only for what was pulled."""
         assert message.position < self.pulled
-        assert message.position not in self.verdicts, f"message {message.position} was settled twice"
+        assert message.position not in self.verdicts, (
+            f"message {message.position} was settled twice"
+        )
         assert host
         self.verdicts[message.position] = verdict
 
@@ -73,9 +83,13 @@ class Notes:
         return [self.verdicts[n].detail for n in range(self.pulled)]
 
 
-async def drive(notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1") -> Connection:
+async def drive(
+    notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1"
+) -> Connection:
     """Send what `notes` hands out over one connection, until it is idle or gone; every message pulled has a verdict then."""
-    connection = await connect(SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit)
+    connection = await connect(
+        SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit
+    )
     await drive_connection(notes, connection)
     return connection
 
@@ -83,18 +97,21 @@ async def drive(notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0
 async def drive_connection(notes: Notes, connection: Connection) -> None:
     """Send over `connection`, asking for timeouts as a sender does."""
     loop = asyncio.get_running_loop()
-    connection.source = notes
-    connection.kick()
+    connection.send(notes)
     async with asyncio.timeout(TIMEOUT):
         while not notes.over.is_set():
             try:
                 await asyncio.wait_for(notes.over.wait(), 0.02)
             except TimeoutError:
                 connection.check_timeout(loop.time())
-    assert sorted(notes.verdicts) == list(range(notes.pulled)), "a message that was pulled has no verdict"
+    assert sorted(notes.verdicts) == list(range(notes.pulled)), (
+        "a message that was pulled has no verdict"
+    )
 
 
-def send(catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0) -> Notes:
+def send(
+    catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0
+) -> Notes:
     """Send to `recipients` over one connection to `catcher`, close it, and check what must hold whatever the server did.
 
     A message is stored at the server if it was accepted, and only if it was accepted or its fate is unknown.
@@ -122,7 +139,11 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, 
 
 
 async def with_server(
-    answer: Answer, client: Callable[[int], Awaitable[None]], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    answer: Answer,
+    client: Callable[[int], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Run `client` against a server whose every connection is `answer`ed, and let the server hear the end of it."""
     talks: list[asyncio.Task[None]] = []

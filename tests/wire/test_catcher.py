@@ -1,4 +1,4 @@
-"""The catcher keeps what it was sent, byte for byte, within bounds, and finds it again after a kill."""
+"""The catcher keeps what it was sent, byte for byte and bounded, and finds it after a kill."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from notifier.embedded import mailbox
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.mailbox import Mailbox, MailboxWriter
+from notifier.instance.servers import mailbox
+from notifier.instance.servers.catcher import Catcher
+from notifier.instance.servers.mailbox import Mailbox, MailboxWriter
 
 
 def mail(number: int, *, subject: str = "", body: str = "text") -> bytes:
-    return f"Message-ID: <{number}@x.test>\r\nSubject: {subject or number}\r\n\r\n{body}\r\n".encode()
+    return (
+        f"Message-ID: <{number}@x.test>\r\nSubject: {subject or number}\r\n\r\n{body}\r\n".encode()
+    )
 
 
 def test_mail_is_kept_as_it_was_sent(catcher: Catcher) -> None:
@@ -30,7 +32,12 @@ def test_mail_is_kept_as_it_was_sent(catcher: Catcher) -> None:
     box = Mailbox(catcher.folder)
     total, [newest, first] = box.page()
     assert total == 2
-    assert (first.mail_from, first.rcpt_to, first.subject, first.message_id) == ("a@x.test", "b@y.test", "1", "<1@x.test>")
+    assert (first.mail_from, first.rcpt_to, first.subject, first.message_id) == (
+        "a@x.test",
+        "b@y.test",
+        "1",
+        "<1@x.test>",
+    )
     assert box.raw(first) == text
     assert box.raw(newest) == starting_with_a_dot
 
@@ -72,9 +79,11 @@ def test_half_a_line_of_a_killed_writer_is_left_out(tmp_path: Path) -> None:
     assert [box.raw(entry) for entry in box.entries()] == [mail(1), mail(3)]
 
 
-def test_oldest_mail_is_dropped_beyond_the_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_mail_is_dropped_beyond_the_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mailbox, "SEGMENT_BYTES", 5_000)
-    monkeypatch.setattr(mailbox, "MOST_SEGMENTS", 3)
+    monkeypatch.setattr(mailbox, "MAX_SEGMENTS", 3)
     writer = MailboxWriter(tmp_path)
     for number in range(1, 101):
         writer.add("a@x.test", f"u{number}@y.test", mail(number, body="x" * 900))
@@ -90,7 +99,11 @@ def test_oldest_mail_is_dropped_beyond_the_bounds(tmp_path: Path, monkeypatch: p
 def test_mail_is_found_by_recipient_subject_and_number(tmp_path: Path) -> None:
     writer = MailboxWriter(tmp_path)
     for number in range(1, 31):
-        writer.add("a@x.test", f"User{number}@y.test", mail(number, subject="=?utf-8?b?VGh14bq/IHRow6FuZw==?="))
+        writer.add(
+            "a@x.test",
+            f"User{number}@y.test",
+            mail(number, subject="=?utf-8?b?VGh14bq/IHRow6FuZw==?="),
+        )
     writer.close()
     box = Mailbox(tmp_path)
     assert [entry.number for entry in box.page(limit=3, offset=1)[1]] == [29, 28, 27]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifier.delivery.verdicts import Fate
+from notifier.channel import Fate
 from tests.wire.dialogue import Notes, drive, with_server
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
@@ -19,7 +19,13 @@ EHLO = b"250-s.test\r\n250 PIPELINING\r\n"
 class Server:
     """Speaks SMTP with given replies, in pieces of given sizes, and notes which texts it took."""
 
-    def __init__(self, replies: Mapping[bytes, Sequence[bytes]], pieces: Sequence[int] = (), *, offer: bytes = EHLO) -> None:
+    def __init__(
+        self,
+        replies: Mapping[bytes, Sequence[bytes]],
+        pieces: Sequence[int] = (),
+        *,
+        offer: bytes = EHLO,
+    ) -> None:
         self.replies = {verb: list(options) for verb, options in replies.items()}
         self.pieces = list(pieces) or [1 << 16]
         self.offer = offer
@@ -81,7 +87,14 @@ def talk(server: Server, messages: int, *, timeout: float = 5.0) -> Notes:
 
 
 replies = st.lists(
-    st.sampled_from([b"250 ok\r\n", b"250-a\r\n250-b\r\n250 2.0.0 c\r\n", b"451 4.3.0 x\r\n", b"550-5.1.1 a\r\n550 5.1.1 b\r\n"]),
+    st.sampled_from(
+        [
+            b"250 ok\r\n",
+            b"250-a\r\n250-b\r\n250 2.0.0 c\r\n",
+            b"451 4.3.0 x\r\n",
+            b"550-5.1.1 a\r\n550 5.1.1 b\r\n",
+        ]
+    ),
     max_size=4,
 )
 
@@ -90,7 +103,17 @@ replies = st.lists(
 @given(
     mail=replies,
     rcpt=replies,
-    data=st.lists(st.sampled_from([b"354 go\r\n", b"354-a\r\n354 b\r\n", b"451 4.3.0 x\r\n", b"554 no valid recipients\r\n"]), max_size=4),
+    data=st.lists(
+        st.sampled_from(
+            [
+                b"354 go\r\n",
+                b"354-a\r\n354 b\r\n",
+                b"451 4.3.0 x\r\n",
+                b"554 no valid recipients\r\n",
+            ]
+        ),
+        max_size=4,
+    ),
     dot=replies,
     pieces=st.lists(st.integers(1, 40), max_size=5),
 )
@@ -102,7 +125,9 @@ def test_verdicts_do_not_depend_on_where_the_network_cuts(
     notes = talk(server, 6)
     assert notes.pulled == 6
     accepted = [n for n, fate in enumerate(notes.fates) if fate is A]
-    assert [notes.message_id(n).encode() for n in accepted] == [text.split(b" ", 1)[1].split(b"\r\n", 1)[0] for text in server.taken]
+    assert [notes.message_id(n).encode() for n in accepted] == [
+        text.split(b" ", 1)[1].split(b"\r\n", 1)[0] for text in server.taken
+    ]
     assert U not in notes.fates
     whole = talk(Server({b"MAIL": mail, b"RCPT": rcpt, b"DATA": data, b".": dot}), 6)
     assert (whole.fates, whole.details) == (notes.fates, notes.details)
@@ -122,7 +147,9 @@ def test_verdicts_do_not_depend_on_where_the_network_cuts(
     ],
     ids=str,
 )
-def test_reply_out_of_place_ends_the_connection(replies: dict[bytes, list[bytes]], first: Fate) -> None:
+def test_reply_out_of_place_ends_the_connection(
+    replies: dict[bytes, list[bytes]], first: Fate
+) -> None:
     notes = talk(Server(replies), 4)
     assert notes.fates[0] is first
     assert all(notes.verdicts[n].unsent for n in range(1, notes.pulled))
@@ -140,7 +167,9 @@ def test_words_that_nobody_asked_for_end_the_connection_without_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    "endless", [b"2" * 100_000, b"250-" + b"x" * 70_000 + b"\r\n", b"250-x\r\n" * 20_000], ids=["line", "long", "lines"]
+    "endless",
+    [b"2" * 100_000, b"250-" + b"x" * 70_000 + b"\r\n", b"250-x\r\n" * 20_000],
+    ids=["line", "long", "lines"],
 )
 @pytest.mark.parametrize(("verb", "fate"), [(b"MAIL", L), (b".", U)])
 def test_endless_reply_is_cut_off(endless: bytes, verb: bytes, fate: Fate) -> None:
@@ -150,14 +179,28 @@ def test_endless_reply_is_cut_off(endless: bytes, verb: bytes, fate: Fate) -> No
 
 
 def test_refused_recipient_is_followed_by_a_reset_before_the_next_message() -> None:
-    server = Server({b"RCPT": [b"550 5.1.1 nobody\r\n"], b"DATA": [b"554 5.5.1 no valid recipients\r\n"]})
+    server = Server(
+        {b"RCPT": [b"550 5.1.1 nobody\r\n"], b"DATA": [b"554 5.5.1 no valid recipients\r\n"]}
+    )
     notes = talk(server, 2)
     assert notes.fates == [R, A]
-    assert server.lines == [b"EHLO", b"MAIL", b"RCPT", b"DATA", b"RSET", b"MAIL", b"RCPT", b"DATA", b"QUIT"]
+    assert server.lines == [
+        b"EHLO",
+        b"MAIL",
+        b"RCPT",
+        b"DATA",
+        b"RSET",
+        b"MAIL",
+        b"RCPT",
+        b"DATA",
+        b"QUIT",
+    ]
 
 
 def test_data_taken_after_a_refused_recipient_is_ended_by_a_lone_dot() -> None:
-    server = Server({b"RCPT": [b"550 5.1.1 nobody\r\n"], b".": [b"554 5.5.1 no valid recipients\r\n"]})
+    server = Server(
+        {b"RCPT": [b"550 5.1.1 nobody\r\n"], b".": [b"554 5.5.1 no valid recipients\r\n"]}
+    )
     notes = talk(server, 2)
     assert notes.fates == [R, A]
     assert len(server.taken) == 1
@@ -165,13 +208,30 @@ def test_data_taken_after_a_refused_recipient_is_ended_by_a_lone_dot() -> None:
 
 
 def test_many_lines_are_kept_as_one_evidence() -> None:
-    notes = talk(Server({b".": [b"550-5.7.1 we do not\r\n550-5.7.1 like you,\r\n550 5.7.1 see example.test\r\n"]}), 1)
+    notes = talk(
+        Server(
+            {
+                b".": [
+                    b"550-5.7.1 we do not\r\n550-5.7.1 like you,\r\n550 5.7.1 see example.test\r\n"
+                ]
+            }
+        ),
+        1,
+    )
     assert notes.fates == [R]
     assert notes.details == ["550 5.7.1 we do not 5.7.1 like you, 5.7.1 see example.test"]
 
 
 def test_words_of_a_server_are_made_harmless() -> None:
-    notes = talk(Server({b"RCPT": [b"550 5.1.1 \x1b[31m\x00\xe1\xbb\x87 " + b"y" * 5000 + b"\r\n"], b"DATA": [b"554 no\r\n"]}), 1)
+    notes = talk(
+        Server(
+            {
+                b"RCPT": [b"550 5.1.1 \x1b[31m\x00\xe1\xbb\x87 " + b"y" * 5000 + b"\r\n"],
+                b"DATA": [b"554 no\r\n"],
+            }
+        ),
+        1,
+    )
     assert notes.fates == [R]
     assert notes.details[0].isprintable()
     assert len(notes.details[0]) <= 300

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from notifier import cli
 from notifier.cli.demo import write_list
-from notifier.domain.definitions import load_definition
-from notifier.embedded.catcher import Catcher
-from notifier.embedded.mailbox import Mailbox
+from notifier.domain.campaign_files import load_definition
 from notifier.errors import CampaignError, SettingsError
-from notifier.flows import campaign as story
-from notifier.flows import proof
+from notifier.flows import proofs as proof
+from notifier.flows.launch import launch
+from notifier.instance.servers.catcher import Catcher
+from notifier.instance.servers.mailbox import Mailbox
 from notifier.rendering.dkim import DkimSigner
 from notifier.services import Services
 from notifier.settings import Settings
@@ -31,7 +31,9 @@ from tests.wire.test_sender import World
 @pytest.fixture
 def signing(settings: Settings) -> Settings:
     """Settings after an operator has made a key and named it."""
-    done = CliRunner().invoke(cli.app, ["dkim", "create", "s2026"], env=settings.to_env(), catch_exceptions=False)
+    done = CliRunner().invoke(
+        cli.app, ["dkim", "create", "s2026"], env=settings.to_env(), catch_exceptions=False
+    )
     assert done.exit_code == 0
     values = dict(re.findall(r"(NOTIFIER_DKIM_\w+)=(\S+)", done.stderr.replace("\n", " ")))
     assert stat.S_IMODE(Path(values["NOTIFIER_DKIM_KEY_FILE"]).stat().st_mode) == 0o600
@@ -41,7 +43,7 @@ def signing(settings: Settings) -> Settings:
 @pytest.fixture
 def world(signing: Settings, tmp_path: Path) -> Iterator[World]:
     with Catcher(folder=tmp_path / "mail") as server:
-        made = World(Services(replace(signing, smtp_url=server.url)), server, tmp_path)
+        made = World(Services(signing.replace(smtp_url=server.url)), server, tmp_path)
         yield made
         made.sender.close()
         made.services.close()
@@ -60,7 +62,9 @@ def test_mail_arrives_signed(world: World) -> None:
         time.sleep(0.05)
     assert all(verified(each, signer) for each in mails)
     assert not any(verified(each.replace(b"\r\n\r\n", b"\r\n\r\nx", 1), signer) for each in mails)
-    shown = CliRunner().invoke(cli.app, ["dkim", "record"], env=world.services.settings.to_env()).stdout
+    shown = (
+        CliRunner().invoke(cli.app, ["dkim", "record"], env=world.services.settings.to_env()).stdout
+    )
     assert shown.startswith("s2026._domainkey.notices.example.test. IN TXT ( ")
     assert signer.record in shown
 
@@ -85,8 +89,11 @@ def test_a_sender_of_another_domain_is_refused_before_anything_leaves(world: Wor
     elsewhere = replace(found, sender={"address": "thue@other.example.test"})
     path = world.folder / "list.csv"
     path.write_text("Mã số thuế,Tên\n", encoding="utf-8")
-    with pytest.raises(CampaignError, match=r"signed for notices\.example\.test, which .* thue@other\.example\.test does not belong"):
-        story.launch(world.services, elsewhere, audience=path)
+    with pytest.raises(
+        CampaignError,
+        match=r"signed for notices\.example\.test, which .* thue@other\.example\.test does not belong",
+    ):
+        launch(world.services, elsewhere, audience=path)
 
 
 def test_a_key_keeps_its_name(signing: Settings) -> None:
@@ -105,7 +112,9 @@ def test_a_key_keeps_its_name(signing: Settings) -> None:
         ({"NOTIFIER_DKIM_DOMAIN": "other.example.test"}, "Mail is signed for other.example.test"),
     ],
 )
-def test_the_doctor_says_what_is_wrong(signing: Settings, change: dict[str, str], words: str) -> None:
+def test_the_doctor_says_what_is_wrong(
+    signing: Settings, change: dict[str, str], words: str
+) -> None:
     done = CliRunner().invoke(cli.app, ["doctor"], env={**signing.to_env(), **change})
     assert words in done.stdout
     well = CliRunner().invoke(cli.app, ["doctor"], env=signing.to_env()).stdout

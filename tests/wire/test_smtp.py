@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import aiosmtplib
 import pytest
 
-from notifier.delivery.smtp import PipelinedConnection, PlainConnection, connect
-from notifier.delivery.verdicts import Fate
-from notifier.embedded.catcher import Catcher
+from notifier.channel import Fate, Go
+from notifier.instance.servers.catcher import Catcher
 from notifier.settings import SmtpServer
+from notifier.smtp.connection import PipelinedConnection, PlainConnection, connect
 from tests.wire.dialogue import Notes, drive, send
 
 A, L, R, U = Fate.ACCEPTED, Fate.LATER, Fate.REFUSED, Fate.UNKNOWN
@@ -39,7 +39,9 @@ def test_connection_is_chosen_by_what_the_server_offers(sink: Catcher, pipelinin
     sink.set_script(pipelining=pipelining)
 
     async def main() -> None:
-        connection = await connect(SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0)
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
         assert isinstance(connection, PipelinedConnection if pipelining else PlainConnection)
         connection.close()
 
@@ -55,9 +57,23 @@ def test_all_is_well(sink: Catcher, pipelining: bool) -> None:
     assert notes.idles == 1
 
 
-def test_each_recipient_gets_its_own_verdict_and_the_next_goes_on(sink: Catcher, pipelining: bool) -> None:
+def test_each_recipient_gets_its_own_verdict_and_the_next_goes_on(
+    sink: Catcher, pipelining: bool
+) -> None:
     sink.set_script(pipelining=pipelining)
-    to = [f"{word}@simulate.test" for word in ("bounce", "delivered", "full", "block", "bounce", "defer+1", "delivered", "busy")]
+    to = [
+        f"{word}@simulate.test"
+        for word in (
+            "bounce",
+            "delivered",
+            "full",
+            "block",
+            "bounce",
+            "defer+1",
+            "delivered",
+            "busy",
+        )
+    ]
     notes = send(sink, [*to, "last@example.test"])
     assert notes.fates == [R, A, L, R, R, L, A, L, A]
     assert notes.verdicts[0].dead_address
@@ -91,14 +107,20 @@ def test_refusal_of_every_third_message_costs_that_message_alone(
 ) -> None:
     sink.set_script(pipelining=pipelining, every=3, **script)
     notes = send(sink, GOOD[:9])
-    assert notes.fates == [A, A, fate] * 3 if not notes.ends else notes.fates[: notes.pulled] == ([A, A, fate] * 3)[: notes.pulled]
+    assert (
+        notes.fates == [A, A, fate] * 3
+        if not notes.ends
+        else notes.fates[: notes.pulled] == ([A, A, fate] * 3)[: notes.pulled]
+    )
     # Only a server that will not hear us at all may end the connection.
     if notes.pulled < 9:
         assert notes.verdicts[notes.pulled - 1].unsent
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_drop_after_the_dot_is_unknown_for_that_message_only(sink: Catcher, pipelining: bool, stored: bool) -> None:
+def test_drop_after_the_dot_is_unknown_for_that_message_only(
+    sink: Catcher, pipelining: bool, stored: bool
+) -> None:
     sink.set_script(pipelining=pipelining, every=3, at_dot="keep-drop" if stored else "drop")
     notes = send(sink, GOOD)
     assert notes.fates[:3] == [A, A, U]
@@ -138,20 +160,125 @@ def test_close_before_the_dot_is_no_attempt(sink: Catcher, pipelining: bool, sta
 
 
 @pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
-def test_421_slows_the_route_and_ends_the_connection(sink: Catcher, pipelining: bool, stage: str) -> None:
-    sink.set_script(pipelining=pipelining, every=3, **{stage: "421 4.7.0 closing, come back later"})
+@pytest.mark.parametrize("code", ["421 4.7.0", "452 4.5.3"])
+def test_enough_after_successes_ends_the_connection_and_nothing_else(
+    sink: Catcher, pipelining: bool, stage: str, code: str
+) -> None:
+    sink.set_script(pipelining=pipelining, every=3, **{stage: f"{code} that is enough"})
     notes = send(sink, GOOD)
     assert notes.fates[:3] == [A, A, L]
-    assert notes.verdicts[2].slow_route
-    assert all(notes.verdicts[n].unsent for n in range(3, notes.pulled))
+    late = [notes.verdicts[n] for n in range(2, notes.pulled) if notes.fates[n] is not A]
+    assert all(verdict.unsent and not verdict.slow_route for verdict in late)
     assert len(notes.ends) == 1
+    # What was on its way to a server that closed nothing may still have been taken.
+    assert notes.pulled <= 4
+
+
+@pytest.mark.parametrize("stage", ["mail_reply", "rcpt_reply", "data_reply", "at_dot"])
+def test_421_to_the_first_message_slows_the_route_and_is_no_attempt(
+    sink: Catcher, pipelining: bool, stage: str
+) -> None:
+    sink.set_script(pipelining=pipelining, **{stage: "421 4.7.0 closing, come back later"})
+    notes = send(sink, GOOD)
+    assert notes.fates[0] is L
+    assert notes.verdicts[0].slow_route
+    assert all(notes.verdicts[n].unsent for n in range(notes.pulled))
+    assert len(notes.ends) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@b.test>\r\nRCPT TO:<c@d.test",
+        "a b@c.test",
+        "a@b.test\n",
+        "<a@b.test>",
+        "nguyễn@example.test",
+        "a" * 65 + "@example.test",
+        "nobody",
+        "a@b>c.test",
+        "",
+    ],
+    ids=repr,
+)
+def test_an_address_that_does_not_belong_in_a_command_is_not_sent(
+    sink: Catcher, pipelining: bool, address: str
+) -> None:
+    sink.set_script(pipelining=pipelining)
+    notes = send(sink, [GOOD[0], address, GOOD[1]])
+    assert notes.fates == [A, R, A]
+    assert not notes.verdicts[1].dead_address
+    assert sink.ask()["received"] == 2
+
+
+def test_a_text_waits_until_its_source_lets_it_go(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+
+    async def main() -> None:
+        notes = Notes(GOOD, answers={3: [Go.WAIT, Go.WAIT, Go.NOW]})
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
+        connection.send(notes)
+        for waits in (2, 1):
+            async with asyncio.timeout(5):
+                while len(notes.answers[3]) != waits:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert (notes.fates[:3], notes.fates[3]) == ([A] * 3, None)
+            assert sink.ask()["received"] == 3
+            connection.resume()
+        async with asyncio.timeout(5):
+            await notes.over.wait()
+        assert notes.fates == [A] * 10
+        connection.close()
+
+    asyncio.run(main())
+
+
+def test_a_text_that_is_withdrawn_never_reaches_the_server(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+    notes = Notes(GOOD, answers={3: [Go.NEVER]})
+
+    async def main() -> None:
+        await drive(notes, sink.port)
+
+    asyncio.run(main())
+    assert notes.fates == [A, A, A, L]
+    assert notes.verdicts[3].unsent
+    assert notes.ends == [None]
+    assert sink.ask()["received"] == 3
+
+
+def test_closing_while_a_text_waits_sends_it_to_nobody(sink: Catcher, pipelining: bool) -> None:
+    sink.set_script(pipelining=pipelining)
+
+    async def main() -> None:
+        notes = Notes(GOOD, answers={1: [Go.WAIT] * 100})
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=5, limit=0
+        )
+        connection.send(notes)
+        async with asyncio.timeout(5):
+            while len(notes.answers[1]) == 100:
+                await asyncio.sleep(0.01)
+            connection.close()
+            while None in notes.fates:
+                await asyncio.sleep(0.01)
+        assert notes.fates == [A, L]
+        assert notes.verdicts[1].unsent
+        assert sink.ask()["received"] == 1
+
+    asyncio.run(main())
 
 
 def test_server_that_closes_after_some_messages_loses_none(sink: Catcher, pipelining: bool) -> None:
     sink.set_script(pipelining=pipelining, close_after=4)
     notes = send(sink, GOOD)
     assert notes.fates[:4] == [A] * 4
-    assert all(notes.verdicts[n].fate is L and notes.verdicts[n].unsent for n in range(4, notes.pulled))
+    assert all(
+        notes.verdicts[n].fate is L and notes.verdicts[n].unsent for n in range(4, notes.pulled)
+    )
 
 
 def test_we_say_goodbye_after_so_many_messages(sink: Catcher, pipelining: bool) -> None:
@@ -178,7 +305,9 @@ def test_slow_replies_are_waited_for(sink: Catcher, pipelining: bool) -> None:
     ],
     ids=str,
 )
-def test_server_that_will_not_talk_is_an_error_of_connect(sink: Catcher, script: dict[str, object]) -> None:
+def test_server_that_will_not_talk_is_an_error_of_connect(
+    sink: Catcher, script: dict[str, object]
+) -> None:
     sink.set_script(**script)
 
     async def main() -> None:
@@ -195,8 +324,7 @@ def test_idle_connection_takes_more_later(sink: Catcher, pipelining: bool) -> No
         first = Notes(GOOD[:3])
         connection = await drive(first, sink.port)
         second = Notes(["bounce@simulate.test", *GOOD[:2]])
-        connection.source = second
-        connection.kick()
+        connection.send(second)
         async with asyncio.timeout(5):
             await second.over.wait()
         assert (first.fates, second.fates) == ([A] * 3, [R, A, A])
@@ -210,9 +338,10 @@ def test_closing_in_the_middle_reports_what_was_under_way(sink: Catcher, pipelin
 
     async def main() -> None:
         notes = Notes(GOOD)
-        connection = await connect(SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=30, limit=0)
-        connection.source = notes
-        connection.kick()
+        connection = await connect(
+            SmtpServer("127.0.0.1", sink.port), hostname="n.test", timeout=30, limit=0
+        )
+        connection.send(notes)
         async with asyncio.timeout(5):
             while notes.pulled < 2 or notes.fates[0] is None:
                 await asyncio.sleep(0.01)

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from notifier.delivery.smtp import PipelinedConnection, connect
-from notifier.delivery.verdicts import Fate, Stage, judge_failure
+from notifier.channel import Fate
 from notifier.settings import SmtpServer
+from notifier.smtp.connection import PipelinedConnection, connect
+from notifier.smtp.verdicts import Stage, judge_failure
 from tests.wire.dialogue import Notes, drive_connection, with_server
 from tests.wire.test_replies import Server
 
@@ -37,7 +38,10 @@ def certificate(tmp_path: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -54,13 +58,20 @@ def context(certificate: Path) -> ssl.SSLContext:
     return made
 
 
-def test_mail_and_password_travel_encrypted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mail_and_password_travel_encrypted(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    server = Server({b"AUTH": [b"235 2.7.0 welcome\r\n"]}, offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n")
+    server = Server(
+        {b"AUTH": [b"235 2.7.0 welcome\r\n"]},
+        offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n",
+    )
     notes = Notes([f"u{n}@example.test" for n in range(5)])
 
     async def client(port: int) -> None:
-        relay = SmtpServer("127.0.0.1", port, implicit_tls=True, username="office", password="secret")
+        relay = SmtpServer(
+            "127.0.0.1", port, implicit_tls=True, username="office", password="secret"
+        )
         connection = await connect(relay, hostname="n.test", timeout=5, limit=0)
         assert isinstance(connection, PipelinedConnection)
         await drive_connection(notes, connection)
@@ -76,7 +87,12 @@ def test_unknown_certificate_is_refused_and_the_messages_wait(certificate: Path)
 
     async def client(port: int) -> None:
         with pytest.raises((aiosmtplib.SMTPException, OSError)) as caught:
-            await connect(SmtpServer("127.0.0.1", port, implicit_tls=True), hostname="n.test", timeout=5, limit=0)
+            await connect(
+                SmtpServer("127.0.0.1", port, implicit_tls=True),
+                hostname="n.test",
+                timeout=5,
+                limit=0,
+            )
         verdict = judge_failure(Stage.CONNECT, caught.value)
         assert (verdict.fate, verdict.unsent) == (Fate.LATER, True)
 
@@ -97,12 +113,19 @@ def test_password_is_not_sent_where_encryption_is_not_offered() -> None:
     assert b"AUTH" not in server.lines
 
 
-def test_wrong_password_makes_the_messages_wait(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_password_makes_the_messages_wait(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    server = Server({b"AUTH": [b"535 5.7.8 no\r\n"]}, offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n")
+    server = Server(
+        {b"AUTH": [b"535 5.7.8 no\r\n"]},
+        offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n",
+    )
 
     async def client(port: int) -> None:
-        relay = SmtpServer("127.0.0.1", port, implicit_tls=True, username="office", password="secret")
+        relay = SmtpServer(
+            "127.0.0.1", port, implicit_tls=True, username="office", password="secret"
+        )
         with pytest.raises(aiosmtplib.SMTPException) as caught:
             await connect(relay, hostname="n.test", timeout=5, limit=0)
         verdict = judge_failure(Stage.CONNECT, caught.value)

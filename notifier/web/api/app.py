@@ -1,120 +1,200 @@
-"""The API's application: the operations as routes, every failure as problem details."""
+"""The API's application: its routes, and every failure as problem details."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TypeVar, cast
 
 import orjson
 import psycopg
 import redis
 import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
-from notifier.errors import NotifierError
-from notifier.web.api import openapi
-from notifier.web.api.gate import Gate, RequestIds, read_body, read_bytes
-from notifier.web.api.operations import Operation, operations, run
-from notifier.web.api.problems import ProblemError, respond
-
-if TYPE_CHECKING:
-    from notifier.services import Services
+from notifier import __version__
+from notifier.domain.dossiers import Fault
+from notifier.domain.idempotency import IdempotencyError
+from notifier.errors import (
+    CampaignError,
+    NotFoundError,
+    NotifierError,
+    RenderError,
+    TableError,
+    TemplateError,
+    TransitionError,
+)
+from notifier.services import Services
+from notifier.web.api import campaigns, events, messages, openapi, reference
+from notifier.web.api.context import Context
+from notifier.web.api.gate import Frame
+from notifier.web.api.problems import (
+    ALWAYS,
+    ProblemError,
+    code_and_words,
+    invalid,
+    respond,
+)
 
 log = structlog.get_logger(__name__)
-_THREADS = 48
-_AWAY = (DBAPIError, PoolTimeoutError, psycopg.Error, redis.RedisError, TimeoutError, ConnectionError)
-_SMALL = 4096
+_METHODS = ("GET", "POST", "PUT", "DELETE")
+_UNAVAILABLE = (
+    DBAPIError,
+    PoolTimeoutError,
+    psycopg.Error,
+    redis.RedisError,
+    TimeoutError,
+    ConnectionError,
+)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+}
 
 
-def make_api(services: Services) -> Starlette:
-    """Return the API over `services`, to be mounted at /api."""
-    listed = operations(services, Gate(services))
-    # Threads of its own: callers who wait for a commit must not take those of the public pages.
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
-    routes: list[Route] = []
-    for path in dict.fromkeys(each.path for each in listed):
-        methods = {each.method: each for each in listed if each.path == path}
-        routes.append(Route(path, _endpoint(methods, pool), methods=list(methods), include_in_schema=False))
-    document = orjson.dumps(openapi.document(listed, services.settings.public_url))
-    page = openapi.page(listed)
-    routes += [
-        Route("/openapi.json", _constant(document, "application/json"), methods=["GET"]),
-        Route("/docs", _constant(page, "text/html; charset=utf-8"), methods=["GET"]),
-    ]
-    app = Starlette(routes=routes, middleware=[Middleware(RequestIds)], exception_handlers={HTTPException: _refuse})
-    # A path with a slash too many is none of ours: no redirect, which would lose the body.
-    app.router.redirect_slashes = False
+def make_api(services: Services) -> FastAPI:
+    """Return the API over `services`; its routes lie under /api."""
+    app = FastAPI(
+        title="Notifier API",
+        version=__version__,
+        description="Report dossier events, send messages, run campaigns. "
+        "Every error is RFC 9457 problem details.",
+        servers=[{"url": services.settings.public_url}],
+        responses=ALWAYS,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # A path with a slash too many is none of ours: no redirect, which would lose the body.
+        redirect_slashes=False,
+        middleware=[Middleware(Frame)],
+    )
+    app.state.context = Context(services)
+    for module in (events, messages, reference, campaigns):
+        app.include_router(module.router)
+    for kind, handle in _HANDLERS.items():
+        app.exception_handler(kind)(handle)
+    document = openapi.document(app)
+    described, page = orjson.dumps(document), openapi.page(document).encode()
+
+    @app.get("/api/openapi.json", include_in_schema=False)
+    async def show_document() -> Response:
+        return Response(described, media_type="application/json", headers=_PAGE_HEADERS)
+
+    @app.get("/api/docs", include_in_schema=False)
+    async def show_page() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
     return app
 
 
-def _endpoint(methods: dict[str, Operation], pool: ThreadPoolExecutor) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        operation = methods.get(request.method) or methods["GET"]
-        try:
-            if operation.body is not None and (operation.body_required or request.headers.get("content-type")):
-                raw = await read_body(request, operation.most_bytes)
-            else:
-                raw = await read_bytes(request, operation.most_bytes or _SMALL)
-            result = await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, _work, operation, request, raw)
-        except ProblemError as problem:
-            return respond(problem)
-        except _AWAY as error:
-            log.warning("api_unavailable", error=type(error).__name__)
-            return respond(_away())
-        except Exception as error:  # noqa: BLE001 - its words may hold personal data, so it must not reach the server's own log
-            log.error("api_failed", operation=operation.name, error=type(error).__name__)  # noqa: TRY400
-            return respond(ProblemError(500, "internal", "This is our fault and was noted with the request's id."))
-        if isinstance(result, Response):
-            return result
-        status, body = result
-        return Response(orjson.dumps(body), status, media_type="application/json")
-
-    return endpoint
+Refused = TypeVar("Refused", bound=Exception)
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _work(operation: Operation, request: Request, raw: bytes) -> tuple[int, object] | Response:
-    try:
-        return run(operation, request, raw)
-    except DBAPIError as error:
-        # What the database calls bad data got past every check: the caller's fault, and ours to mend. All else is an absence.
-        if isinstance(error.orig, psycopg.DataError):
-            log.error("api_bad_data", operation=operation.name, error=type(error.orig).__name__)  # noqa: TRY400 - a traceback holds data
-            raise ProblemError(422, "invalid", "A value cannot be stored.") from None
-        raise
-    except NotifierError as error:
-        raise ProblemError(500, "internal", "The service is set up wrongly; its operators see why in the log.") from error
+def _answer(make: Callable[[Refused], ProblemError]) -> Handler:
+    """Return a handler that answers with the problem that `make` makes of an error."""
+
+    async def handle(_: Request, error: Exception) -> Response:
+        return respond(make(cast("Refused", error)))
+
+    return handle
 
 
-def _away() -> ProblemError:
-    return ProblemError(
-        503, "unavailable", "A part of the service is away; nothing of this request is stored unless it was before. Try again.",
-        headers={"Retry-After": "5"},
-    )  # fmt: skip
+async def _unavailable(request: Request, error: Exception) -> Response:
+    # What the database calls bad data got past every check: the caller's fault, and ours to mend.
+    # All else is an absence.
+    kind = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(kind, psycopg.DataError):
+        log.error("api_bad_data", path=_route(request), error=type(kind).__name__)
+        return respond(ProblemError(422, "invalid", "A value cannot be stored."))
+    log.warning("api_unavailable", path=_route(request), error=type(error).__name__)
+    return respond(
+        ProblemError(
+            503,
+            "unavailable",
+            "A part of the service is away; nothing of this request is stored unless it was "
+            "before. Try again.",
+            headers={"Retry-After": "5"},
+        )
+    )
 
 
-def _constant(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"}
+async def _misconfigured(request: Request, error: Exception) -> Response:
+    log.error("api_failed", path=_route(request), error=type(error).__name__)
+    words = "The service is set up wrongly; its operators see why in the log."
+    return respond(ProblemError(500, "internal", words))
 
-    async def endpoint(_: Request) -> Response:
-        return Response(content, media_type=media_type, headers=headers)
 
-    return endpoint
+def _route(request: Request) -> str:
+    return str(getattr(request.scope.get("route"), "path", ""))
+
+
+async def _misread(_: Request, error: Exception) -> Response:
+    """Answer what does not fit the parameters; bodies are read by a dependency of ours."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+    found = error.errors()
+    places = {each["loc"][0] for each in found}
+    if "path" in places:
+        # No such thing was ever called so.
+        return respond(ProblemError(404, "not-found", "There is no such thing for this key."))
+    if "header" in places:
+        words = "The header Idempotency-Key must be 1 to 200 printable ASCII characters."
+        return respond(ProblemError(400, "invalid", words))
+    faults = []
+    for each in found:
+        code, words = code_and_words(each)
+        if code == "unknown":
+            words = "There is no such filter."
+        faults.append(Fault(f"?{each['loc'][-1]}", code, words))
+    return respond(invalid(faults))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:  # noqa: PLR2004
-        taken = [route for route in request.app.routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE]
-        allowed = sorted({method for route in taken for method in route.methods or ()})
-        return respond(ProblemError(405, "method", f"Allowed here: {', '.join(allowed)}.", headers={"Allow": ", ".join(allowed)}))
-    return respond(ProblemError(404, "not-found", "There is nothing at this address. See /api/docs."))
+    """Answer for a path or method that is not there."""
+    if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004
+        allowed = ", ".join(
+            method
+            for method in _METHODS
+            if any(
+                route.matches({**request.scope, "method": method})[0] is Match.FULL
+                for route in request.app.routes
+            )
+        )
+        words = f"Allowed here: {allowed}."
+        return respond(ProblemError(405, "method", words, headers={"Allow": allowed}))
+    return respond(
+        ProblemError(404, "not-found", "There is nothing at this address. See /api/docs.")
+    )
+
+
+def _of_campaign(error: NotifierError) -> ProblemError:
+    return invalid([Fault("", error.code, str(error))])
+
+
+def _state(error: TransitionError) -> ProblemError:
+    return ProblemError(409, "state", str(error))
+
+
+def _same(error: ProblemError) -> ProblemError:
+    return error
+
+
+_HANDLERS: dict[type[Exception], Handler] = {
+    ProblemError: _answer(_same),
+    RequestValidationError: _misread,
+    HTTPException: _refuse,
+    NotFoundError: _answer(lambda error: ProblemError(404, "not-found", str(error))),
+    TransitionError: _answer(_state),
+    IdempotencyError: _answer(lambda error: ProblemError(409, "idempotency", str(error))),
+    RenderError: _answer(lambda error: ProblemError(422, "unrenderable", str(error))),
+    CampaignError: _answer(_of_campaign),
+    TableError: _answer(_of_campaign),
+    TemplateError: _answer(_of_campaign),
+    NotifierError: _misconfigured,
+    **dict.fromkeys(_UNAVAILABLE, _unavailable),
+}

@@ -1,37 +1,37 @@
-"""What every request of the API passes: its id, its key, its limits, and the size of its body."""
+"""What every request of the API passes: its id, its key, its limits."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from typing import TYPE_CHECKING
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
-from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from notifier.domain import keys
 from notifier.domain.keys import Key
-from notifier.web.api.problems import ProblemError
+from notifier.services import Services
+from notifier.web.api.problems import ProblemError, respond
 
-if TYPE_CHECKING:
-    from notifier.services import Services
-
+log = structlog.get_logger(__name__)
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_BEARER = re.compile(r"Bearer ([A-Za-z0-9_-]{20,200})", re.IGNORECASE)
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{20,200}")
 # Guessing 256 bits is hopeless; this keeps those who try from costing us anything.
 _WRONG_KEYS = RateLimitItemPerMinute(60)
 # A person who gets more in an hour is not being informed.
 _PER_RECIPIENT = RateLimitItemPerHour(100)
 
 
-class RequestIds:
-    """Gives each request an id: the caller's own when it has one, in the answer, in every line of the logs and in the wakes it causes."""
+class Frame:
+    """Gives each request an id, and each failure that nobody expected an answer.
+
+    The id is the caller's own when it has one; it is in the answer, in every line of the logs and
+    in the wakes that the request causes.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -44,59 +44,95 @@ class RequestIds:
             return
         sent = dict(scope["headers"]).get(REQUEST_ID.encode(), b"").decode("latin-1")
         number = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+        started = False
 
         async def answer(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [
-                    *message["headers"], (REQUEST_ID.encode(), number.encode()), (b"cache-control", b"no-store"),
+                    *message["headers"],
+                    (REQUEST_ID.encode(), number.encode()),
+                    (b"cache-control", b"no-store"),
                     (b"x-content-type-options", b"nosniff"),
-                ]  # fmt: skip
+                ]
             await send(message)
 
-        scope[REQUEST_ID] = number
+        # A HEAD is a GET whose body the server leaves out (RFC 9110, section 9.3.2).
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "method": method, REQUEST_ID: number}
         with structlog.contextvars.bound_contextvars(request=number):
-            await self._app(scope, receive, answer)
+            try:
+                await self._app(scope, receive, answer)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it has an answer
+                # Its words may hold personal data, so it must not reach the server's own log.
+                log.error("api_failed", path=_path(scope), error=type(error).__name__)  # noqa: TRY400
+                if started:
+                    raise ConnectionAbortedError from None
+                internal = ProblemError(
+                    500, "internal", "This is our fault and was noted with the request's id."
+                )
+                await respond(internal)(scope, receive, answer)
+
+
+def _path(scope: Scope) -> str:
+    """Return the path of the route, without what stood in its place."""
+    return str(getattr(scope.get("route"), "path", ""))
 
 
 class Gate:
-    """Keys and limits. Limits are counted in Valkey, so that all web processes keep them together."""
+    """Keys and limits, which are counted in Valkey, so that all web processes share them."""
 
     def __init__(self, services: Services) -> None:
         """Work through `services`."""
         self._services = services
         self._engine = services.engine.execution_options(isolation_level="AUTOCOMMIT")
         options = {"socket_timeout": 2, "socket_connect_timeout": 2}
-        self._limiter = SlidingWindowCounterRateLimiter(storage_from_string(services.settings.require_broker(), **options))
+        self._limiter = SlidingWindowCounterRateLimiter(
+            storage_from_string(services.settings.require_broker(), **options)
+        )
         self._per_key = RateLimitItemPerMinute(services.settings.api_per_minute)
 
-    def enter(self, request: Request, scope: str | None) -> Key:
-        """Return the key of a request that may do what `scope` allows, counting one unit; raise ProblemError 401, 403 or 429."""
-        match = _BEARER.fullmatch(request.headers.get("authorization", ""))
+    def enter(self, token: str, client: str) -> Key:
+        """Return the key that is good now; raise ProblemError 401, or 429 for who guesses."""
         key = None
         now = self._services.clock()
-        if match is not None:
-            # One statement needs no transaction around it, which would be two more round trips of every request.
+        if _TOKEN.fullmatch(token):
+            # One statement needs no transaction around it, which would be two more round trips of
+            # every request.
             with self._engine.connect() as connection:
-                key = keys.find(connection, match[1])
+                key = keys.find(connection, token)
                 if key is not None and key.valid_at(now):
                     keys.used(connection, key, now)
         if key is None or not key.valid_at(now):
-            self._count(_WRONG_KEYS, 1, "wrong-key", request.client.host if request.client else "")
+            self._count(_WRONG_KEYS, 1, "wrong-key", client)
             raise ProblemError(
-                401, "unauthorized", "Send a valid key as: Authorization: Bearer …", headers={"WWW-Authenticate": 'Bearer realm="notifier"'}
+                401,
+                "unauthorized",
+                "Send a valid key as: Authorization: Bearer …",
+                headers={"WWW-Authenticate": 'Bearer realm="notifier"'},
             )
-        if scope is not None and scope not in key.scopes:
-            raise ProblemError(403, "forbidden", f"The key lacks the scope {scope}.")
-        self._count(self._per_key, 1, "key", str(key.id))
+        return key
+
+    def admit(self, token: str, client: str, scopes: list[str]) -> Key:
+        """Return the key of a request that needs `scopes`, counting one unit.
+
+        Raise ProblemError 401, 403 or 429.
+        """
+        key = self.enter(token, client)
+        for scope in scopes:
+            if scope not in key.scopes:
+                raise ProblemError(403, "forbidden", f"The key lacks the scope {scope}.")
+        self.charge(key, 1)
         return key
 
     def charge(self, key: Key, cost: int) -> None:
-        """Count `cost` more units of a request that has entered; raise ProblemError 429."""
+        """Count `cost` units of a key; raise ProblemError 429."""
         if cost > 0:
             self._count(self._per_key, cost, "key", str(key.id))
 
     def recipient(self, email: str) -> None:
-        """Count a mail to an address; raise ProblemError 429 when it has had too many within the hour."""
+        """Count a mail to an address; raise ProblemError 429 after too many within the hour."""
         self._count(_PER_RECIPIENT, 1, "recipient", email.lower())
 
     def _count(self, limit: RateLimitItem, cost: int, *what: str) -> None:
@@ -107,7 +143,8 @@ class Gate:
         raise ProblemError(
             429,
             "rate-limit",
-            f"At most {limit.amount} are allowed in {limit.get_expiry()} seconds. Try again in {wait} seconds.",
+            f"At most {limit.amount} are allowed in {limit.get_expiry()} seconds. "
+            f"Try again in {wait} seconds.",
             headers={
                 "Retry-After": str(wait),
                 "RateLimit-Limit": str(limit.amount),
@@ -115,39 +152,3 @@ class Gate:
                 "RateLimit-Reset": str(wait),
             },
         )
-
-
-def request_id(request: Request) -> str:
-    """Return the id that `RequestIds` gave the request."""
-    return str(request.scope.get(REQUEST_ID, ""))
-
-
-def idempotency_key(request: Request) -> str | None:
-    """Return the request's Idempotency-Key, if it has one; raise ProblemError 400 when it is no key."""
-    value = request.headers.get("idempotency-key")
-    if value is not None and not _IDEMPOTENCY_KEY.fullmatch(value):
-        raise ProblemError(400, "invalid", "The header Idempotency-Key must be 1 to 200 printable ASCII characters.")
-    return value
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """Return the JSON body of at most `most` bytes; raise ProblemError 411, 413 or 415. A longer one is not read to its end."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ProblemError(415, "media-type", "Send the body as application/json.", headers={"Accept": "application/json"})
-    return await read_bytes(request, most)
-
-
-async def read_bytes(request: Request, most: int) -> bytes:
-    """Return the body of at most `most` bytes; raise ProblemError 413."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise ProblemError(413, "too-large", f"The body may have at most {most:,} bytes.", headers={"Connection": "close"})
-            parts.append(part)
-    except ClientDisconnect:
-        raise ProblemError(400, "bad-json", "The body ended too soon.") from None
-    return b"".join(parts)

@@ -1,15 +1,36 @@
-"""What requests and answers hold; the OpenAPI description is made of these."""
+"""What requests hold; the OpenAPI document is made of these, and of `answers`."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 import unicodedata
-from datetime import date
+import uuid
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from notifier.audience import fields
+from notifier.domain.campaign_files import CAMPAIGN_NAME
 from notifier.domain.sources import CODE
+from notifier.flows.message_requests import Filter
+from notifier.states import CampaignState, MessageState
 
 MAX_BATCH = 1_000
 MAX_PAPERS = 50
@@ -62,7 +83,9 @@ def _tax_code(value: str) -> str:
 def _code(value: str) -> str:
     value = line(value).upper()
     if not CODE.fullmatch(value):
-        raise ValueError("dossier-code: It must be a dossier code such as 000.A0.01.H26-261102-0042.")
+        raise ValueError(
+            "dossier-code: It must be a dossier code such as 000.A0.01.H26-261102-0042."
+        )
     return value
 
 
@@ -72,17 +95,72 @@ def _status(value: object) -> str:
         return str(value)
     if isinstance(value, str) and len(value) <= 40:  # noqa: PLR2004 - as the schema says
         return line(value)
-    raise ValueError("type: It must be the status's code, a text of at most 40 characters or a number.")
+    raise ValueError(
+        "type: It must be the status's code, a text of at most 40 characters or a number."
+    )
 
 
 Status = Annotated[
     str,
     PlainValidator(_status),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 40}, {"type": "integer", "minimum": 0, "maximum": 10**9}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": 40},
+                {"type": "integer", "minimum": 0, "maximum": 10**9},
+            ]
+        }
+    ),
 ]
+
+
+def _moment(value: object) -> object:
+    # A number is no moment, although pydantic would read it as seconds.
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]", value):
+        return value
+    raise ValueError("type: It must be a moment such as 2026-11-24T09:30:00+07:00.")
+
+
+def _day(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        return value
+    raise ValueError("type: It must be a day such as 2026-11-24.")
+
+
+def _moment_in_a_query(value: object) -> object:
+    # An unescaped "+" of an offset arrives as a space.
+    return re.sub(r" (?=\d\d:?\d\d$)", "+", value) if isinstance(value, str) else value
+
+
+def _in_the_era(value: datetime) -> datetime:
+    if not 1970 < value.year < 9000:  # noqa: PLR2004 - what an id can say
+        raise ValueError("type: It must be a moment such as 2026-11-24T09:30:00+07:00.")
+    return value
+
+
+def _cursor(value: object) -> uuid.UUID:
+    try:
+        raw = str(value).encode("ascii")
+        return uuid.UUID(
+            bytes=base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
+        )
+    except (ValueError, UnicodeEncodeError, binascii.Error):
+        raise ValueError("value: It is no cursor of an earlier page.") from None
+
+
+def cursor(last: uuid.UUID) -> str:
+    """Return the cursor of the page behind `last`."""
+    return base64.urlsafe_b64encode(last.bytes).rstrip(b"=").decode()
+
+
+# Texts are read as moments and days also where pydantic is given Python values.
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_moment)]
+Day = Annotated[date, Field(strict=False), BeforeValidator(_day)]
 Language = Literal["vi", "en"]
 Money = Annotated[int, Field(ge=1, lt=fields.MAX_MONEY, description="Whole đồng.")]
-Email = Annotated[str, Field(max_length=254, examples=["ketoan@congty.example.test"]), AfterValidator(_email)]
+Email = Annotated[
+    str, Field(max_length=254, examples=["ketoan@congty.example.test"]), AfterValidator(_email)
+]
 Name = Annotated[str, Field(max_length=200), AfterValidator(line)]
 TaxCode = Annotated[str, Field(max_length=20, examples=["0100109106"]), AfterValidator(_tax_code)]
 
@@ -102,34 +180,90 @@ class Applicant(Model):
     language: Annotated[Language, Field(description="Of the mail; vi unless it is given.")] = "vi"
 
 
+EVENT: dict[str, Any] = {
+    "source": "portal",
+    "code": "000.A0.01.H26-261102-0042",
+    "status": 2,
+    "occurred_at": "2026-11-02T09:15:00+07:00",
+    "procedure": "Đăng ký thuế lần đầu",
+    "applicant": {
+        "name": "Công ty TNHH Ban Mai",
+        "tax_code": "0100109106",
+        "email": "ketoan@banmai.example.test",
+        "language": "vi",
+    },
+    "promised_at": "2026-11-09T17:00:00+07:00",
+    "office": "Thuế cơ sở 1 thành phố Hà Nội",
+}
+
+
 class DossierEvent(Model):
     """A dossier has a new status."""
 
-    source: Annotated[str, Field(max_length=40, description="The system that reports, as the service knows it."), AfterValidator(line)]
-    code: Annotated[str, Field(max_length=60, description="The dossier's code."), AfterValidator(_code)]
+    model_config = ConfigDict(json_schema_extra={"examples": [EVENT]})
+
+    source: Annotated[
+        str,
+        Field(max_length=40, description="The system that reports, as the service knows it."),
+        AfterValidator(line),
+    ]
+    code: Annotated[
+        str, Field(max_length=60, description="The dossier's code."), AfterValidator(_code)
+    ]
     status: Annotated[Status, Field(description="The source's own code, or the portal's 1 to 10.")]
-    occurred_at: Annotated[AwareDatetime, Field(description="When it changed, with an offset.")]
-    procedure: Annotated[str, Field(max_length=300, description="The administrative procedure's name."), AfterValidator(line)]
+    occurred_at: Annotated[Moment, Field(description="When it changed, with an offset.")]
+    procedure: Annotated[
+        str,
+        Field(max_length=300, description="The administrative procedure's name."),
+        AfterValidator(line),
+    ]
     applicant: Applicant
-    promised_at: Annotated[AwareDatetime | None, Field(description="When the applicant was promised the result.")] = None
+    promised_at: Annotated[
+        Moment | None, Field(description="When the applicant was promised the result.")
+    ] = None
     reason: Annotated[
-        Annotated[str, Field(max_length=1000), AfterValidator(prose)] | None, Field(description="Why, as the applicant shall read it.")
+        Annotated[str, Field(max_length=1000), AfterValidator(prose)] | None,
+        Field(description="Why, as the applicant shall read it."),
     ] = None
     amount: Annotated[Money | None, Field(description="What is to be paid, in whole đồng.")] = None
-    due_on: Annotated[date | None, Field(description="Until when to pay, or to add papers.")] = None
+    due_on: Annotated[Day | None, Field(description="Until when to pay, or to add papers.")] = None
     papers: Annotated[
-        list[Annotated[str, Field(max_length=300), AfterValidator(line)]], Field(max_length=MAX_PAPERS, description="What is missing.")
+        list[Annotated[str, Field(max_length=300), AfterValidator(line)]],
+        Field(max_length=MAX_PAPERS, description="What is missing."),
     ] = []
     result_place: Annotated[
-        Annotated[str, Field(max_length=300), AfterValidator(line)] | None, Field(description="Where to get the result.")
+        Annotated[str, Field(max_length=300), AfterValidator(line)] | None,
+        Field(description="Where to get the result."),
     ] = None
-    office: Annotated[Annotated[str, Field(max_length=200), AfterValidator(line)] | None, Field(description="The office in charge.")] = None
+    office: Annotated[
+        Annotated[str, Field(max_length=200), AfterValidator(line)] | None,
+        Field(description="The office in charge."),
+    ] = None
+
+
+def _or_error(value: object, check: ValidatorFunctionWrapHandler) -> DossierEvent | ValidationError:
+    """Return the event or what is wrong with it, so that a bad one spoils none of the others."""
+    try:
+        found: DossierEvent = check(value)
+    except ValidationError as error:
+        return error
+    return found
 
 
 class EventBatch(Model):
     """Up to 1,000 events, each answered by itself."""
 
-    events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, description="Events as above.")]
+    model_config = ConfigDict(json_schema_extra={"examples": [{"events": [EVENT]}]})
+
+    events: Annotated[
+        list[Annotated[DossierEvent, WrapValidator(_or_error)]],
+        Field(min_length=1, max_length=MAX_BATCH, description="Each is checked by itself."),
+    ]
+
+    @property
+    def checked(self) -> list[DossierEvent | ValidationError]:
+        """The events, and in the place of each bad one what is wrong with it."""
+        return list(self.events)
 
 
 class Recipient(Model):
@@ -140,20 +274,206 @@ class Recipient(Model):
     tax_code: Annotated[TaxCode | None, Field(description="10, 12 or 13 digits.")] = None
 
 
+MESSAGE_REQUEST: dict[str, Any] = {
+    "template": "settlement-guidance",
+    "recipient": {
+        "name": "Công ty TNHH Ban Mai",
+        "email": "ketoan@banmai.example.test",
+        "tax_code": "0100109106",
+    },
+    "language": "vi",
+    "data": {"tax_year": 2026, "tax_kind": "thuế thu nhập doanh nghiệp", "deadline": "2027-03-31"},
+}
+
+
 class MessageRequest(Model):
     """A mail made of a template and values."""
 
-    template: Annotated[str, Field(max_length=100, description="Its name, as GET /api/v1/templates lists it."), AfterValidator(line)]
+    model_config = ConfigDict(json_schema_extra={"examples": [MESSAGE_REQUEST]})
+
+    template: Annotated[
+        str,
+        Field(max_length=100, description="Its name, as GET /api/v1/templates lists it."),
+        AfterValidator(line),
+    ]
     recipient: Recipient
     language: Annotated[Language, Field(description="Of the mail; vi unless it is given.")] = "vi"
-    data: Annotated[dict[str, Any], Field(description="The template's fields, as GET /api/v1/templates lists them.")] = {}
-    send_at: Annotated[AwareDatetime, Field(description="Not before; at most 366 days ahead.")] | None = None
-    expires_at: Annotated[AwareDatetime, Field(description="Not after. Default: three days after it was asked for.")] | None = None
+    data: Annotated[
+        dict[str, Any],
+        Field(description="The template's fields, as GET /api/v1/templates lists them."),
+    ] = {}
+    send_at: Annotated[Moment, Field(description="Not before; at most 366 days ahead.")] | None = (
+        None
+    )
+    expires_at: (
+        Annotated[
+            AwareDatetime,
+            Field(description="Not after. Default: three days after it was asked for."),
+        ]
+        | None
+    ) = None
+
+
+PAGE, MAX_PAGE = 50, 200
+_Word = Annotated[str, Field(max_length=100), AfterValidator(line)]
+_Since = Annotated[
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_moment),
+    BeforeValidator(_moment_in_a_query),
+    AfterValidator(_in_the_era),
+]
+_Cursor = Annotated[
+    uuid.UUID,
+    PlainValidator(_cursor),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"}),
+]
+
+
+class _Messages(BaseModel):
+    """Which messages are listed, and which page of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: Annotated[
+        MessageState | SkipJsonSchema[None], Field(description="Those in this state.")
+    ] = None
+    template: Annotated[
+        _Word | SkipJsonSchema[None], Field(description="Those made of this template.")
+    ] = None
+    topic: Annotated[_Word | SkipJsonSchema[None], Field(description="Those about this topic.")] = (
+        None
+    )
+    since: Annotated[
+        _Since | SkipJsonSchema[None], Field(description="Those asked for then or later.")
+    ] = None
+    until: Annotated[
+        _Since | SkipJsonSchema[None], Field(description="Those asked for before then.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
+    cursor: Annotated[
+        _Cursor | SkipJsonSchema[None], Field(description="`next` of the page before.")
+    ] = None
+
+    def filter(self) -> Filter:
+        """Return what holds for them."""
+        return Filter(
+            state=self.state,
+            template=self.template,
+            topic=self.topic,
+            since=self.since,
+            until=self.until,
+        )
+
+
+class MessageQuery(_Messages):
+    """Which messages are listed, in an address."""
+
+
+class MessageSearch(_Messages):
+    """Which messages are listed, in a body: an e-mail address must not stand in a URL."""
+
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"examples": [{"recipient": "ketoan@banmai.example.test"}]}
+    )
+
+    recipient: Annotated[
+        Email | SkipJsonSchema[None],
+        Field(description="Those to this address, in upper or lower case."),
+    ] = None
+
+    def filter(self) -> Filter:
+        """Return what holds for them."""
+        return replace(super().filter(), recipient=self.recipient)
+
+
+class SuppressionQuery(BaseModel):
+    """Which page of suppressions is listed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cursor: Annotated[
+        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+    ] = None
+
+
+SUPPRESSION: dict[str, Any] = {
+    "email": "ketoan@banmai.example.test",
+    "topic": "tax-policy",
+    "reason": "Yêu cầu qua điện thoại ngày 02/11/2026",
+}
 
 
 class SuppressionRequest(Model):
     """An address that must not be written to."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [SUPPRESSION]})
+
     email: Annotated[Email, Field(description="The address.")]
-    topic: Annotated[str, Field(max_length=100, description="A topic's code, or * for every topic."), AfterValidator(line)]
-    reason: Annotated[str, Field(max_length=200, description="Why, for the log."), AfterValidator(line)]
+    topic: Annotated[
+        str,
+        Field(max_length=100, description="A topic's code, or * for every topic."),
+        AfterValidator(line),
+    ]
+    reason: Annotated[
+        str, Field(max_length=200, description="Why, for the log."), AfterValidator(line)
+    ]
+
+
+Definition = Annotated[
+    dict[str, Any],
+    Field(description="The keys of a campaign file (campaigns/README.md), without its list."),
+]
+CAMPAIGN: dict[str, Any] = {
+    "title": "Chính sách thuế mới",
+    "topic": "tax-policy",
+    "template": "tax-policy",
+    "pace_per_minute": 60000,
+}
+
+
+class CampaignRequest(Model):
+    """A campaign as its file describes it, without its list."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "tax-policy-2026-12", "definition": CAMPAIGN}]}
+    )
+
+    name: Annotated[
+        str,
+        Field(max_length=100, description="What it is called from now on."),
+        WithJsonSchema({"type": "string", "pattern": f"^{CAMPAIGN_NAME.pattern}$"}),
+    ]
+    definition: Definition
+
+
+class CampaignEdit(Model):
+    """What a draft is from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"definition": CAMPAIGN}]})
+
+    definition: Definition
+
+
+class LaunchRequest(Model):
+    """When to start; at once without a moment."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    at: Annotated[Moment | None, Field(description="Not before; at once when it is left out.")] = (
+        None
+    )
+
+
+class CampaignQuery(BaseModel):
+    """Which campaigns are listed, and which page of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: Annotated[
+        CampaignState | SkipJsonSchema[None], Field(description="Those in this state.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
+    cursor: Annotated[
+        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+    ] = None

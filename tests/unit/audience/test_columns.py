@@ -48,8 +48,29 @@ def test_no_two_fields_of_a_template_share_a_heading(template: Template) -> None
 
 @given(
     st.sampled_from(KNOWN),
-    st.sampled_from([str, str.upper, str.title, without_accents, lambda text: unicodedata.normalize("NFD", text)]),
-    st.sampled_from(["{}", "  {} ", "{}:", "{} *", "* {}", "{} (bắt buộc)", "{} [VNĐ]", "\ufeff{}", "{}\n", "“{}”"]),
+    st.sampled_from(
+        [
+            str,
+            str.upper,
+            str.title,
+            without_accents,
+            lambda text: unicodedata.normalize("NFD", text),
+        ]
+    ),
+    st.sampled_from(
+        [
+            "{}",
+            "  {} ",
+            "{}:",
+            "{} *",
+            "* {}",
+            "{} (bắt buộc)",
+            "{} [VNĐ]",
+            "\ufeff{}",
+            "{}\n",
+            "“{}”",
+        ]
+    ),
     st.sampled_from([" ", "_", "-", "\n", "\u00a0", "  ", "."]),
 )
 def test_a_heading_is_known_however_it_is_written(
@@ -104,11 +125,16 @@ def test_a_doubled_column_is_named_with_both_places(headings: list[str], names: 
 def test_a_remark_in_brackets_yields_to_the_heading_without_one() -> None:
     assert found("Tổng nợ (USD)", "Tổng nợ") == [(1, "total_debt", False)]
     assert match(DEBT, 1, ["Tổng nợ (USD)", "Tổng nợ"]).unused == ("Tổng nợ (USD)",)
-    assert found("Mã số thuế (MST)", "Hạn nộp (dd/mm/yyyy)") == [(0, "tax_code", False), (1, "due_date", True)]
+    assert found("Mã số thuế (MST)", "Hạn nộp (dd/mm/yyyy)") == [
+        (0, "tax_code", False),
+        (1, "due_date", True),
+    ]
 
 
 @pytest.mark.parametrize("lacking", range(len(BASE)))
-def test_a_required_column_that_lacks_is_named_in_both_languages_with_what_was_found(lacking: int) -> None:
+def test_a_required_column_that_lacks_is_named_in_both_languages_with_what_was_found(
+    lacking: int,
+) -> None:
     headings = [*BASE[:lacking], *BASE[lacking + 1 :], "Ghi chú"]
     ((_, name, _),) = found(BASE[lacking])
     field = next(each for each in (*STANDARD_FIELDS, *DEBT.fields) if each.name == name)
@@ -133,7 +159,15 @@ def test_what_is_the_same_for_a_whole_campaign_needs_no_column_and_may_have_one(
 
 
 def test_letters_are_those_of_a_spreadsheet() -> None:
-    assert [letters(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    assert [letters(index) for index in (0, 25, 26, 51, 52, 701, 702)] == [
+        "A",
+        "Z",
+        "AA",
+        "AZ",
+        "BA",
+        "ZZ",
+        "AAA",
+    ]
     names = [letters(index) for index in range(2_000)]
     shuffled = random.Random(1).sample(names, len(names))
     assert sorted(shuffled, key=lambda name: (len(name), name)) == names

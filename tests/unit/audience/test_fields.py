@@ -1,9 +1,13 @@
-"""Cells as values: what is repaired, what is refused, and that nothing is taken for something else."""
+"""Cells as values.
+
+What is repaired, what is refused, and that nothing is taken for something else.
+"""
 
 from __future__ import annotations
 
 import random
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -17,15 +21,25 @@ from notifier.invented import tax_code as invented_code
 from notifier.rendering.catalogue import Field
 
 FIELD = Field("x", "text", {"vi": "x", "en": "x"}, max_length=50)
+MONEY, WHOLE, DAY, MOMENT = (
+    replace(FIELD, type=each) for each in ("money", "integer", "date", "datetime")
+)
+OVERPAID = replace(MONEY, minimum=-fields.MAX_MONEY)
 DIGITS = st.text("0123456789", min_size=10, max_size=10)
 
 
 def refused(code: str) -> pytest.RaisesExc[CellError]:
-    """Expect an error that a person can act on: a stable code, and a sentence in each language that ends."""
-    return pytest.RaisesExc(CellError, check=lambda error: error.code == code and error.vi[-1] in ".?)" and error.en[-1] in ".?)")
+    """Expect an error that a person can act on.
+
+    A stable code, and a sentence in each language that ends.
+    """
+    return pytest.RaisesExc(
+        CellError,
+        check=lambda error: error.code == code and error.vi[-1] in ".?)" and error.en[-1] in ".?)",
+    )
 
 
-# --- text --------------------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -65,7 +79,7 @@ def test_a_text_that_is_too_long_says_by_how_much() -> None:
     assert "50" in caught.value.vi
 
 
-# --- tax codes ---------------------------------------------------------------------------------------------------------------------
+# --- tax codes ------------------------------------------------------------------------------------
 
 
 @given(DIGITS)
@@ -80,8 +94,19 @@ def test_a_valid_code_survives_whatever_a_spreadsheet_did_to_it(number: int, uni
     code = invented_code(number)
     whole = f"{code}-{unit}" if unit else code
     assert mst.is_valid(code)
-    spellings: list[object] = [whole, f" {whole} ", f"'{whole}", whole[1:], f"{whole[:4]}.{whole[4:]}", f"{whole[:4]} {whole[4:]}"]
-    spellings += [whole.translate({ord(str(digit)): chr(0xFF10 + digit) for digit in range(10)}), whole.replace("-", "–"), code + unit]
+    spellings: list[object] = [
+        whole,
+        f" {whole} ",
+        f"'{whole}",
+        whole[1:],
+        f"{whole[:4]}.{whole[4:]}",
+        f"{whole[:4]} {whole[4:]}",
+    ]
+    spellings += [
+        whole.translate({ord(str(digit)): chr(0xFF10 + digit) for digit in range(10)}),
+        whole.replace("-", "–"),
+        code + unit,
+    ]
     if not unit:
         spellings += [float(code), int(code), f"{float(code)}", f"{int(code)},0"]
     assert {fields.tax_code(each) for each in spellings} == {whole}
@@ -116,7 +141,18 @@ def test_twelve_digits_are_never_rewritten_but_a_dash_tells_a_unit_that_lost_its
 
 
 @pytest.mark.parametrize(
-    "cell", ["0100109106-000", "010010910", "01001091066", "010010910A", "٠١٠٠١٠٩١٠٦", "1.00109E+08", "-0100109106", "0100109106/001", True]
+    "cell",
+    [
+        "0100109106-000",
+        "010010910",
+        "01001091066",
+        "010010910A",
+        "٠١٠٠١٠٩١٠٦",
+        "1.00109E+08",
+        "-0100109106",
+        "0100109106/001",
+        True,
+    ],
 )
 def test_what_is_no_tax_code_is_refused(cell: object) -> None:
     with refused("tax-code-form"):
@@ -144,7 +180,7 @@ def test_personal_numbers_are_masked_however_they_are_spaced(value: str, shown: 
     assert fields.masked(value) == shown
 
 
-# --- addresses ---------------------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +188,10 @@ def test_personal_numbers_are_masked_however_they_are_spaced(value: str, shown: 
     [
         ("a@example.test", ["a@example.test"]),
         (" Ke.Toan@EXAMPLE.Test ", ["Ke.Toan@example.test"]),
-        ("a@example.test; b@example.test,c@example.test\nd@example.test/e@example.test", [f"{each}@example.test" for each in "abcde"]),
+        (
+            "a@example.test; b@example.test,c@example.test\nd@example.test/e@example.test",
+            [f"{each}@example.test" for each in "abcde"],
+        ),
         ("a@example.test A@EXAMPLE.TEST", ["a@example.test"]),
         ("Công ty A <a@example.test>", ["a@example.test"]),
         ("A <a@example.test>; B <b@example.test>", ["a@example.test", "b@example.test"]),
@@ -174,10 +213,15 @@ def test_addresses_are_found_in_a_cell(cell: str, found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("cell", "meant"),
     [
-        ("an@gmail.con", "an@gmail.com"), ("an@gmial.com", "an@gmail.com"), ("an@yaho.com", "an@yahoo.com"), ("an@hotmial.com", "an@hotmail.com"),
-        ("an@GMAIL.CON", "an@gmail.com"), ("an@yahoo.con.vn", "an@yahoo.com.vn"), ("an@congty.con", "an@congty.com"),
+        ("an@gmail.con", "an@gmail.com"),
+        ("an@gmial.com", "an@gmail.com"),
+        ("an@yaho.com", "an@yahoo.com"),
+        ("an@hotmial.com", "an@hotmail.com"),
+        ("an@GMAIL.CON", "an@gmail.com"),
+        ("an@yahoo.con.vn", "an@yahoo.com.vn"),
+        ("an@congty.con", "an@congty.com"),
     ],
-)  # fmt: skip
+)
 def test_a_well_known_slip_is_refused_with_what_was_probably_meant(cell: str, meant: str) -> None:
     found, ((part, error),) = fields.addresses(cell)
     assert (found, part, error.code) == ([], cell, "address-typo")
@@ -185,8 +229,24 @@ def test_a_well_known_slip_is_refused_with_what_was_probably_meant(cell: str, me
     assert meant in error.en
 
 
-@pytest.mark.parametrize("cell", ["x", "a@", "@example.test", "a@b", "a@@example.test", "a@example..test", ".a@example.test", "a.@example.test",
-                                  "a..b@example.test", "a@-example.test", "á@example.test", "a" * 65 + "@example.test", "a@[127.0.0.1]"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "x",
+        "a@",
+        "@example.test",
+        "a@b",
+        "a@@example.test",
+        "a@example..test",
+        ".a@example.test",
+        "a.@example.test",
+        "a..b@example.test",
+        "a@-example.test",
+        "á@example.test",
+        "a" * 65 + "@example.test",
+        "a@[127.0.0.1]",
+    ],
+)
 def test_what_is_no_address_is_refused(cell: str) -> None:
     found, bad = fields.addresses(cell)
     assert found == []
@@ -196,10 +256,15 @@ def test_what_is_no_address_is_refused(cell: str) -> None:
 def test_a_bad_address_beside_a_good_one_is_told_and_loses_nothing() -> None:
     found, bad = fields.addresses("a@example.test; nonsense; b@gmail.con")
     assert found == ["a@example.test"]
-    assert [(part, error.code) for part, error in bad] == [("nonsense", "address"), ("b@gmail.con", "address-typo")]
+    assert [(part, error.code) for part, error in bad] == [
+        ("nonsense", "address"),
+        ("b@gmail.con", "address-typo"),
+    ]
 
 
-@pytest.mark.parametrize(("cell", "code"), [("", "address-missing"), (";;", "address"), ("a " * 20_000, "addresses")])
+@pytest.mark.parametrize(
+    ("cell", "code"), [("", "address-missing"), (";;", "address"), ("a " * 20_000, "addresses")]
+)
 def test_a_cell_without_addresses_is_refused(cell: str, code: str) -> None:
     with refused(code):
         fields.addresses(cell)
@@ -211,10 +276,20 @@ def test_a_bad_address_beside_a_bracketed_one_is_told() -> None:
     assert [part for part, _ in bad] == ["b@gmail.con", "c@"]
 
 
-@given(st.lists(st.sampled_from([f"{name}@example.test" for name in "abcdefgh"]), min_size=1, max_size=8), st.randoms())
-def test_no_good_address_of_a_cell_is_lost_however_they_are_joined(wanted: list[str], chance: random.Random) -> None:
+@given(
+    st.lists(
+        st.sampled_from([f"{name}@example.test" for name in "abcdefgh"]), min_size=1, max_size=8
+    ),
+    st.randoms(),
+)
+def test_no_good_address_of_a_cell_is_lost_however_they_are_joined(
+    wanted: list[str], chance: random.Random
+) -> None:
     frames = ["{}", "<{}>", "Công ty <{}>", "'{}'", "mailto:{}", "{}."]
-    cell = "".join(chance.choice(frames).format(each) + chance.choice([";", ", ", "\n", " / ", "; "]) for each in wanted)
+    cell = "".join(
+        chance.choice(frames).format(each) + chance.choice([";", ", ", "\n", " / ", "; "])
+        for each in wanted
+    )
     assert fields.addresses(cell) == (list(dict.fromkeys(wanted)), [])
 
 
@@ -237,7 +312,7 @@ def test_whatever_the_cell_a_good_address_is_safe_in_a_mail(cell: str) -> None:
         assert fields.addresses(address) == ([address], [])
 
 
-# --- money -------------------------------------------------------------------------------------------------------------------------
+# --- money ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, fields.MAX_MONEY))
@@ -247,7 +322,15 @@ def test_whatever_the_cell_a_good_address_is_safe_in_a_mail(cell: str) -> None:
 def test_an_amount_survives_every_usual_spelling(amount: int) -> None:
     grouped = f"{amount:,}"
     dotted, spaced = grouped.replace(",", "."), grouped.replace(",", " ")
-    spellings: list[object] = [amount, str(amount), grouped, dotted, spaced, grouped.replace(",", "\u00a0"), grouped.replace(",", "\u202f")]
+    spellings: list[object] = [
+        amount,
+        str(amount),
+        grouped,
+        dotted,
+        spaced,
+        grouped.replace(",", "\u00a0"),
+        grouped.replace(",", "\u202f"),
+    ]
     spellings += [
         f"{dotted} đồng",
         f"{dotted}đ",
@@ -261,7 +344,7 @@ def test_an_amount_survives_every_usual_spelling(amount: int) -> None:
     spellings += [f"{amount}.0", f"{amount},00"]
     if amount < 2**53:
         spellings.append(float(amount))
-    assert {fields.money(each, FIELD) for each in spellings} == {amount}
+    assert {fields.money(each, MONEY) for each in spellings} == {amount}
 
 
 @given(st.integers(1, 10**14))
@@ -279,122 +362,203 @@ def test_a_negative_amount_is_never_taken_as_positive(amount: int) -> None:
         f"(-{dotted})",
     ):
         with refused("money-negative"):
-            fields.money(cell, FIELD)
+            fields.money(cell, MONEY)
+        assert fields.money(cell, OVERPAID) == -amount
 
 
 @pytest.mark.parametrize(
-    "cell", [0.5, 1234567.25, "1.234,5", "1,234.5", "1234.5", "1.234.567,01", "0.500", "12,34", float("nan"), float("inf")]
+    "cell",
+    [
+        0.5,
+        1234567.25,
+        "1.234,5",
+        "1,234.5",
+        "1234.5",
+        "1.234.567,01",
+        "0.500",
+        "12,34",
+        float("nan"),
+        float("inf"),
+    ],
 )
 def test_a_fraction_of_a_dong_is_refused(cell: object) -> None:
     with refused("money-fraction"):
-        fields.money(cell, FIELD)
+        fields.money(cell, MONEY)
 
 
-@pytest.mark.parametrize("cell", ["1.23.456", "1.234.00", "1,234.567.890", "1.234 567", "12.3456.789", "abc", "(500", "500)", "--5", "1e6", "-",
-                                  "1.23457E+12", "=1+1", "5 triệu", "1.234.567 USD", "$5", True, date(2026, 1, 1), "#REF!"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "1.23.456",
+        "1.234.00",
+        "1,234.567.890",
+        "1.234 567",
+        "12.3456.789",
+        "abc",
+        "(500",
+        "500)",
+        "--5",
+        "1e6",
+        "-",
+        "1.23457E+12",
+        "=1+1",
+        "5 triệu",
+        "1.234.567 USD",
+        "$5",
+        True,
+        date(2026, 1, 1),
+        "#REF!",
+    ],
+)
 def test_what_is_no_amount_is_refused(cell: object) -> None:
     with refused("money"):
-        fields.money(cell, FIELD)
+        fields.money(cell, MONEY)
 
 
-@pytest.mark.parametrize("cell", [1234566.9999999998, 1234567.0000000002, 0.1 * 3 * 10 * 411_522_333])
+@pytest.mark.parametrize(
+    "cell", [1234566.9999999998, 1234567.0000000002, 0.1 * 3 * 10 * 411_522_333]
+)
 def test_the_noise_of_formulas_is_no_fraction(cell: float) -> None:
     assert not cell.is_integer()
-    assert fields.money(cell, FIELD) == round(cell)
+    assert fields.money(cell, MONEY) == round(cell)
     with refused("money-fraction"):
-        fields.money(cell + 0.01, FIELD)
+        fields.money(cell + 0.01, MONEY)
 
 
 def test_an_amount_beyond_all_sense_is_refused() -> None:
     for cell in (fields.MAX_MONEY + 1, float(10**17), "9" * 18):
         with refused("money-range"):
-            fields.money(cell, FIELD)
+            fields.money(cell, MONEY)
 
 
 def test_a_blank_amount_is_none() -> None:
-    assert fields.money("", FIELD) is None
-    assert fields.money(None, FIELD) is None
+    assert fields.money("", MONEY) is None
+    assert fields.money(None, MONEY) is None
 
 
-# --- numbers, dates, moments, languages ----------------------------------------------------------------------------------------------
+# --- numbers, dates, moments, languages -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("cell", "number"), [("2026", 2026), (2026.0, 2026), ("2026.0", 2026), ("-5", -5), ("", None), ("9" * 18, 10**18 - 1)]
+    ("cell", "number"),
+    [
+        ("2026", 2026),
+        (2026.0, 2026),
+        ("2026.0", 2026),
+        ("-5", -5),
+        ("", None),
+        ("9" * 18, 10**18 - 1),
+    ],
 )
 def test_whole_numbers(cell: object, number: int | None) -> None:
-    assert fields.integer(cell, FIELD) == number
+    assert fields.integer(cell, WHOLE) == number
 
 
 @pytest.mark.parametrize("cell", ["1_000", "9" * 19, "2.5", 2.5, "năm", "٢"])
 def test_what_is_no_whole_number_is_refused(cell: object) -> None:
     with refused("integer"):
-        fields.integer(cell, FIELD)
+        fields.integer(cell, WHOLE)
 
 
 @given(st.dates(date(1900, 1, 1), date(2200, 1, 1)))
 def test_a_day_survives_every_usual_spelling(day: date) -> None:
-    spellings = [day, datetime(day.year, day.month, day.day, 8, 30, tzinfo=UTC), day.isoformat(), f"{day.isoformat()} 00:00:00"]
+    spellings = [
+        day,
+        datetime(day.year, day.month, day.day, 8, 30, tzinfo=UTC),
+        day.isoformat(),
+        f"{day.isoformat()} 00:00:00",
+    ]
     spellings += [f"{day.day:02}{sign}{day.month:02}{sign}{day.year}" for sign in "/-."] + [
         f"{day.day}/{day.month}/{day.year}",
         f"{day:%d/%m}/{day.year} 08:30",
     ]
-    assert {fields.day(each, FIELD) for each in spellings} == {day.isoformat()}
+    assert {fields.day(each, DAY) for each in spellings} == {day.isoformat()}
 
 
 @pytest.mark.parametrize(
     ("cell", "code"),
     [
-        ("31/11/2026", "date-impossible"), ("29/02/2026", "date-impossible"), ("10/31/2026", "date-impossible"), ("0/1/2026", "date-impossible"),
-        ("31/10/26", "date"), ("2026", "date"), (46326.0, "date"), ("46326", "date"), ("hôm nay", "date"), (True, "date"),
-        ("31/12/1899", "date-range"), (date(2300, 1, 1), "date-range"), ("01/01/0001", "date-range"),
+        ("31/11/2026", "date-impossible"),
+        ("29/02/2026", "date-impossible"),
+        ("10/31/2026", "date-impossible"),
+        ("0/1/2026", "date-impossible"),
+        ("31/10/26", "date"),
+        ("2026", "date"),
+        (46326.0, "date"),
+        ("46326", "date"),
+        ("hôm nay", "date"),
+        (True, "date"),
+        ("31/12/1899", "date-range"),
+        (date(2300, 1, 1), "date-range"),
+        ("01/01/0001", "date-range"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_day_is_refused(cell: object, code: str) -> None:
     with refused(code):
-        fields.day(cell, FIELD)
+        fields.day(cell, DAY)
 
 
 def test_a_moment_is_hanois_when_it_names_no_offset() -> None:
     naive = datetime(2026, 10, 31, 17, 0, tzinfo=UTC).replace(tzinfo=None)
-    assert fields.moment(naive, FIELD) == "2026-10-31T17:00:00+07:00"
-    assert fields.moment("2026-10-31T17:00", FIELD) == "2026-10-31T17:00:00+07:00"
-    assert fields.moment("2026-10-31T10:00Z", FIELD) == "2026-10-31T10:00:00+00:00"
-    assert fields.moment("", FIELD) is None
+    assert fields.moment(naive, MOMENT) == "2026-10-31T17:00:00+07:00"
+    assert fields.moment("2026-10-31T17:00", MOMENT) == "2026-10-31T17:00:00+07:00"
+    assert fields.moment("2026-10-31T10:00Z", MOMENT) == "2026-10-31T10:00:00+00:00"
+    assert fields.moment("", MOMENT) is None
 
 
 @pytest.mark.parametrize(
     ("cell", "moment"),
     [
-        ("31/10/2026 17:00", "2026-10-31T17:00:00+07:00"), ("1/2/2026 8:05", "2026-02-01T08:05:00+07:00"),
-        ("31/10/2026", "2026-10-31T00:00:00+07:00"), (date(2026, 10, 31), "2026-10-31T00:00:00+07:00"),
-        ("2026-10-31 17:00:30", "2026-10-31T17:00:30+07:00"), ("2026-10-31T17:00+0900", "2026-10-31T17:00:00+09:00"),
+        ("31/10/2026 17:00", "2026-10-31T17:00:00+07:00"),
+        ("1/2/2026 8:05", "2026-02-01T08:05:00+07:00"),
+        ("31/10/2026", "2026-10-31T00:00:00+07:00"),
+        (date(2026, 10, 31), "2026-10-31T00:00:00+07:00"),
+        ("2026-10-31 17:00:30", "2026-10-31T17:00:30+07:00"),
+        ("2026-10-31T17:00+0900", "2026-10-31T17:00:00+09:00"),
         (datetime(2026, 10, 31, 10, 0, tzinfo=UTC), "2026-10-31T10:00:00+00:00"),
     ],
-)  # fmt: skip
+)
 def test_a_moment_may_be_written_as_dates_are(cell: object, moment: str) -> None:
-    assert fields.moment(cell, FIELD) == moment
+    assert fields.moment(cell, MOMENT) == moment
 
 
 @pytest.mark.parametrize(
     ("cell", "code"),
     [
-        ("chiều nay", "moment"), ("20261031", "moment"), ("2026-W01-1", "moment"), ("2026-10-31T25:00", "moment"), (46326.5, "moment"),
-        ("9999-12-31T23:59", "date-range"), ("31/02/2026 17:00", "date-impossible"), (datetime(9999, 12, 31, tzinfo=UTC), "date-range"),
+        ("chiều nay", "moment"),
+        ("20261031", "moment"),
+        ("2026-W01-1", "moment"),
+        ("2026-10-31T25:00", "moment"),
+        (46326.5, "moment"),
+        ("9999-12-31T23:59", "date-range"),
+        ("31/02/2026 17:00", "date-impossible"),
+        (datetime(9999, 12, 31, tzinfo=UTC), "date-range"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_moment_is_refused(cell: object, code: str) -> None:
     with refused(code):
-        fields.moment(cell, FIELD)
+        fields.moment(cell, MOMENT)
 
 
 @pytest.mark.parametrize(
     ("cell", "language"),
     [
-        ("en", "en"), ("English", "en"), ("Tiếng Anh", "en"), ("EN-US", "en"), ("en_GB", "en"), ("English (US)", "en"), ("anh", "en"),
-        ("vi", "vi"), ("", "vi"), (" VN ", "vi"), ("Tiếng Việt", "vi"), ("Việt Nam", "vi"), ("vi_VN", "vi"), (None, "vi"),
+        ("en", "en"),
+        ("English", "en"),
+        ("Tiếng Anh", "en"),
+        ("EN-US", "en"),
+        ("en_GB", "en"),
+        ("English (US)", "en"),
+        ("anh", "en"),
+        ("vi", "vi"),
+        ("", "vi"),
+        (" VN ", "vi"),
+        ("Tiếng Việt", "vi"),
+        ("Việt Nam", "vi"),
+        ("vi_VN", "vi"),
+        (None, "vi"),
     ],
-)  # fmt: skip
+)
 def test_languages(cell: object, language: str) -> None:
     assert fields.language(cell) == language
 

@@ -20,7 +20,8 @@ import xlsxwriter
 from notifier.audience import sheets
 from notifier.audience.columns import Columns
 from notifier.audience.rows import Member, RowReader, find_columns
-from notifier.audience.tables import HEADER_ROWS, open_tables
+from notifier.audience.sources import FileSource
+from notifier.audience.tables import HEADER_ROWS
 from notifier.errors import TableError
 from notifier.rendering.catalogue import load_template
 from notifier.testing import ROOT
@@ -29,9 +30,27 @@ from notifier.testing import ROOT
 xlwt: Any = import_module("xlwt")
 
 DEBT = load_template(ROOT / "templates", "debt-notice")
-HEADINGS = ["Mã số thuế", "Tên NNT", "Email", "Tổng nợ", "Còn phải nộp", "Khoản nộp", "Số tiền", "Hạn nộp"]
+HEADINGS = [
+    "Mã số thuế",
+    "Tên NNT",
+    "Email",
+    "Tổng nợ",
+    "Còn phải nộp",
+    "Khoản nộp",
+    "Số tiền",
+    "Hạn nộp",
+]
 # The tax code as a spreadsheet has it when it was taken for a number: without its zero, and a float.
-ROW = [100109106.0, "Công ty Ban Mai", "a@example.test", 1234567.0, 1234567, "Thuế GTGT", 5000.0, date(2026, 10, 31)]
+ROW = [
+    100109106.0,
+    "Công ty Ban Mai",
+    "a@example.test",
+    1234567.0,
+    1234567,
+    "Thuế GTGT",
+    5000.0,
+    date(2026, 10, 31),
+]
 
 Rows = Sequence[Sequence[Any]]
 
@@ -56,7 +75,10 @@ def xls(path: Path, rows: Rows) -> None:
 
 
 ODS_TYPE = "application/vnd.oasis.opendocument.spreadsheet"
-ODS_NAMES = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text", "manifest"))
+ODS_NAMES = " ".join(
+    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+    for name in ("office", "table", "text", "manifest")
+)
 
 
 def ods_file(path: Path, table: str, manifest: str = "") -> None:
@@ -83,15 +105,21 @@ def ods(path: Path, rows: Rows) -> None:
             return f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p></table:table-cell>'
         return f'<table:table-cell office:value-type="string"><text:p>{value}</text:p></table:table-cell>'
 
-    ods_file(path, "".join(f"<table:table-row>{''.join(map(cell, cells))}</table:table-row>" for cells in rows))
+    ods_file(
+        path,
+        "".join(
+            f"<table:table-row>{''.join(map(cell, cells))}</table:table-row>" for cells in rows
+        ),
+    )
 
 
 WRITERS: dict[str, Callable[[Path, Rows], None]] = {".xlsx": xlsx, ".xls": xls, ".ods": ods}
 
 
 def read(path: Path) -> tuple[Columns, list[tuple[int, Sequence[Any]]]]:
-    columns, rows, _ = find_columns(DEBT, open_tables(path))
-    return columns, list(rows)
+    with FileSource(path) as source:
+        columns, rows, _ = find_columns(DEBT, source.tables())
+        return columns, list(rows)
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -110,9 +138,13 @@ def test_each_kind_gives_real_dates_and_repaired_codes(tmp_path: Path, ending: s
 
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_long_sheet_is_read_whole_and_in_order(tmp_path: Path, ending: str) -> None:
-    WRITERS[ending](tmp_path / f"list{ending}", [HEADINGS, *([number, *ROW[1:]] for number in range(2_345))])
+    WRITERS[ending](
+        tmp_path / f"list{ending}", [HEADINGS, *([number, *ROW[1:]] for number in range(2_345))]
+    )
     _, rows = read(tmp_path / f"list{ending}")
-    assert [(number, cells[0]) for number, cells in rows] == [(number + 2, float(number)) for number in range(2_345)]
+    assert [(number, cells[0]) for number, cells in rows] == [
+        (number + 2, float(number)) for number in range(2_345)
+    ]
 
 
 def test_formulas_give_their_values_and_moments_stay_moments(tmp_path: Path) -> None:
@@ -122,14 +154,25 @@ def test_formulas_give_their_values_and_moments_stay_moments(tmp_path: Path) -> 
         sheet.write_row(1, 0, ROW[:3])
         sheet.write_formula(1, 3, "=1+1", None, 2)
         sheet.write_formula(1, 4, "=NA()", None, "#N/A")
-        sheet.write_datetime(1, 7, datetime(2026, 10, 31, 8, 30), book.add_format({"num_format": "dd/mm/yyyy hh:mm"}))
+        sheet.write_datetime(
+            1, 7, datetime(2026, 10, 31, 8, 30), book.add_format({"num_format": "dd/mm/yyyy hh:mm"})
+        )
     _, rows = read(tmp_path / "list.xlsx")
     assert rows[0][1][3:5] == [2.0, ""]
     assert rows[0][1][7] == datetime(2026, 10, 31, 8, 30, tzinfo=UTC).replace(tzinfo=None)
 
 
 def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
-    odd = ["0100109106", "=1+1", "2026-10-31", "true", "1e5", '{"day": "2026-10-31"}', " x ", "\u1ec7e\u0323\u0302"]
+    odd = [
+        "0100109106",
+        "=1+1",
+        "2026-10-31",
+        "true",
+        "1e5",
+        '{"day": "2026-10-31"}',
+        " x ",
+        "\u1ec7e\u0323\u0302",
+    ]
     with xlsxwriter.Workbook(str(tmp_path / "list.xlsx"), {"strings_to_formulas": False}) as book:
         sheet = book.add_worksheet()
         sheet.write_row(0, 0, HEADINGS)
@@ -165,7 +208,9 @@ def test_when_no_sheet_fits_the_error_is_about_the_one_that_comes_closest(tmp_pa
     book.create_sheet("Nợ").append(["MST", "Tên NNT", "Tổng nợ", "Còn phải nộp"])
     book.create_sheet("Khác").append(["Ghi chú"])
     book.save(tmp_path / "list.xlsx")
-    with pytest.raises(TableError, match=r"no column for: Thư điện tử \(E-mail address\).*MST, Tên NNT"):
+    with pytest.raises(
+        TableError, match=r"no column for: Thư điện tử \(E-mail address\).*MST, Tên NNT"
+    ):
         read(tmp_path / "list.xlsx")
 
 
@@ -178,7 +223,9 @@ def test_an_empty_workbook_is_an_empty_list(tmp_path: Path) -> None:
 # --- hostile files -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_in_the_last_cell_of_a_sheet_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+def test_a_value_in_the_last_cell_of_a_sheet_is_an_error_and_not_the_end_of_the_process(
+    tmp_path: Path,
+) -> None:
     book = openpyxl.Workbook()
     sheet = book.active
     assert sheet is not None
@@ -192,7 +239,10 @@ def test_a_value_in_the_last_cell_of_a_sheet_is_an_error_and_not_the_end_of_the_
 
 def test_cells_repeated_a_thousand_million_times_are_an_error(tmp_path: Path) -> None:
     cell = '<table:table-cell table:number-columns-repeated="16384" office:value-type="string"><text:p>x</text:p></table:table-cell>'
-    ods_file(tmp_path / "list.ods", f'<table:table-row table:number-rows-repeated="1048576">{cell}</table:table-row>')
+    ods_file(
+        tmp_path / "list.ods",
+        f'<table:table-row table:number-rows-repeated="1048576">{cell}</table:table-row>',
+    )
     with pytest.raises(TableError):
         read(tmp_path / "list.ods")
 
@@ -205,29 +255,43 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         for _ in range(60):
             file.write(b" " * 1_000_000)
     with pytest.raises(TableError, match="would unpack to 60 MB"):
-        open_tables(tmp_path / "list.xlsx")
+        FileSource(tmp_path / "list.xlsx")
 
 
-def test_a_zip_bomb_that_lies_about_its_size_is_refused_while_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_that_lies_about_its_size_is_refused_while_it_is_unpacked(
+    tmp_path: Path,
+) -> None:
     xlsx(tmp_path / "good.xlsx", [HEADINGS, ROW])
     bomb = tmp_path / "list.xlsx"
-    with zipfile.ZipFile(tmp_path / "good.xlsx") as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        zipfile.ZipFile(tmp_path / "good.xlsx") as source,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         for name in source.namelist():
             content = source.read(name)
             if name == "xl/worksheets/sheet1.xml":
                 # One text of 30 MB in a cell.
                 text = b"x" * 30_000_000
-                content = content.replace(b"</row>", b'<c r="Z1" t="inlineStr"><is><t>' + text + b"</t></is></c></row>", 1)
+                content = content.replace(
+                    b"</row>", b'<c r="Z1" t="inlineStr"><is><t>' + text + b"</t></is></c></row>", 1
+                )
             archive.writestr(name, content)
         (size,) = (each.file_size for each in archive.infolist() if each.file_size > 30_000_000)
-    bomb.write_bytes(bomb.read_bytes().replace(size.to_bytes(4, "little"), (1_000).to_bytes(4, "little")))
+    bomb.write_bytes(
+        bomb.read_bytes().replace(size.to_bytes(4, "little"), (1_000).to_bytes(4, "little"))
+    )
     with pytest.raises(TableError, match="cannot be read as a spreadsheet"):
         read(bomb)
 
 
 @pytest.mark.parametrize("ending", [".xlsx", ".xls", ".ods"])
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + b"x" * 500, b"MST;Email\n", b"PK\x03\x04" + b"x" * 500, b"\x00" * 600])
-def test_a_file_that_only_says_it_is_a_spreadsheet_is_refused(tmp_path: Path, ending: str, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"\x89PNG\r\n\x1a\n" + b"x" * 500, b"MST;Email\n", b"PK\x03\x04" + b"x" * 500, b"\x00" * 600],
+)
+def test_a_file_that_only_says_it_is_a_spreadsheet_is_refused(
+    tmp_path: Path, ending: str, content: bytes
+) -> None:
     path = tmp_path / f"list{ending}"
     path.write_bytes(content)
     with pytest.raises(TableError) as error:
@@ -237,7 +301,12 @@ def test_a_file_that_only_says_it_is_a_spreadsheet_is_refused(tmp_path: Path, en
 
 
 @pytest.mark.parametrize(
-    ("made", "named", "right"), [(xlsx, "list.xls", "list.xlsx"), (xlsx, "list.ods", "list.xlsx"), (ods, "list.xlsx", "list.ods")]
+    ("made", "named", "right"),
+    [
+        (xlsx, "list.xls", "list.xlsx"),
+        (xlsx, "list.ods", "list.xlsx"),
+        (ods, "list.xlsx", "list.ods"),
+    ],
 )
 def test_a_spreadsheet_with_another_kinds_ending_says_which_one_it_needs(
     tmp_path: Path, made: Callable[[Path, Rows], None], named: str, right: str
@@ -268,7 +337,9 @@ def test_damaged_workbooks_are_errors_whatever_is_damaged(tmp_path: Path) -> Non
         content = bytearray(parts[name])
         for _ in range(4):
             at = chance.randrange(len(content))
-            content[at : at + chance.randrange(20)] = chance.choice([b"", b"9" * 12, b"<c", b"ZZZZ1", b"\0"])
+            content[at : at + chance.randrange(20)] = chance.choice(
+                [b"", b"9" * 12, b"<c", b"ZZZZ1", b"\0"]
+            )
         with zipfile.ZipFile(tmp_path / "list.xlsx", "w") as archive:
             for each, kept in parts.items():
                 archive.writestr(each, bytes(content) if each == name else kept)
@@ -287,17 +358,24 @@ def test_too_many_columns_are_refused(tmp_path: Path) -> None:
 
 def test_the_unpacking_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     def children() -> list[int]:
-        return [each.pid for each in psutil.Process().children() if any("unpack.py" in word for word in each.cmdline())]
+        return [
+            each.pid
+            for each in psutil.Process().children()
+            if any("unpack.py" in word for word in each.cmdline())
+        ]
 
     xlsx(tmp_path / "list.xlsx", [HEADINGS, *[ROW] * 3_000])
-    _, rows, _ = find_columns(DEBT, open_tables(tmp_path / "list.xlsx"))
-    next(rows)
-    assert len(children()) == 1
-    del rows
-    assert children() == []
+    with FileSource(tmp_path / "list.xlsx") as source:
+        _, rows, _ = find_columns(DEBT, source.tables())
+        next(rows)
+        assert len(children()) == 1
+        del rows
+        assert children() == []
 
 
-def test_a_path_that_looks_like_an_option_is_only_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_looks_like_an_option_is_only_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     xlsx(tmp_path / "-c.xlsx", [HEADINGS, ROW])
     monkeypatch.chdir(tmp_path)
     assert len(read(Path("-c.xlsx"))[1]) == 1

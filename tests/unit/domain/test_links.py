@@ -23,7 +23,9 @@ def test_a_token_says_what_was_signed(address_id: int, topic: str) -> None:
 
 
 @given(IDS, TOPICS, st.data())
-def test_a_token_with_any_changed_byte_is_refused(address_id: int, topic: str, data: st.DataObject) -> None:
+def test_a_token_with_any_changed_byte_is_refused(
+    address_id: int, topic: str, data: st.DataObject
+) -> None:
     token = SIGNER.token(address_id, topic)
     raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))

@@ -1,4 +1,7 @@
-"""What the tests of rendering share: an office, the topics, letters from examples, and small templates written on the spot."""
+"""What the tests of rendering share.
+
+An office, the topics, letters from examples, and small templates written on the spot.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ def topics() -> Mapping[str, TopicInfo]:
     """Return the project's topics by code."""
     tables = tomllib.loads((TEMPLATES / "topics.toml").read_text(encoding="utf-8"))
     return {
-        code: TopicInfo(code, each["name"], each["statutory"], each["legal_ground"], each["description"]) for code, each in tables.items()
+        code: TopicInfo(
+            code, each["name"], each["statutory"], each["legal_ground"], each["description"]
+        )
+        for code, each in tables.items()
     }
 
 
@@ -72,9 +78,14 @@ def make_blueprint(topics: Mapping[str, TopicInfo]) -> MakeBlueprint:
 
 @pytest.fixture(scope="session")
 def make_letter() -> MakeLetter:
-    """Write a letter to the example recipient of a template; `data` is merged into the example's values."""
+    """Write a letter to the example recipient of a template.
 
-    def make(template: Template, *, data: Mapping[str, Any] | None = None, **changes: Any) -> Letter:
+    `data` is merged into the example's values.
+    """
+
+    def make(
+        template: Template, *, data: Mapping[str, Any] | None = None, **changes: Any
+    ) -> Letter:
         example = dict(template.example)
         arguments: dict[str, Any] = {
             "message_id": UUID("0b0e7a4e-6f0e-4d5c-9f39-6c1d1b8f2a10"),
@@ -92,7 +103,10 @@ def make_letter() -> MakeLetter:
 
 @pytest.fixture
 def write_template(tmp_path: Path) -> WriteTemplate:
-    """Write a small template of one language into a folder and return that folder; `html` is what stands in its body."""
+    """Write a small template of one language into a folder and return that folder.
+
+    `html` is what stands in its body.
+    """
 
     def write(
         *,
@@ -110,10 +124,18 @@ def write_template(tmp_path: Path) -> WriteTemplate:
             '[fields.note]\ntype = "text"\nlabel = { vi = "Ghi chú", en = "Note" }\n'
             '[lines.item]\ntype = "text"\nlabel = { vi = "Mục", en = "Item" }\n'
         )
-        shown = example if example is not None else {"name": "An", "tax_code": "0100023459", "email": "an@example.test", "note": "x"}
+        shown = (
+            example
+            if example is not None
+            else {"name": "An", "tax_code": "0100023459", "email": "an@example.test", "note": "x"}
+        )
         (folder / "template.toml").write_text(description, encoding="utf-8")
         (folder / "example.json").write_text(json.dumps(shown), encoding="utf-8")
-        for name, content in {"subject.txt": subject, "body.txt": text, "body.html": DOCUMENT % html}.items():
+        for name, content in {
+            "subject.txt": subject,
+            "body.txt": text,
+            "body.html": DOCUMENT % html,
+        }.items():
             (folder / "vi" / name).write_text(content, encoding="utf-8")
         for name, content in files.items():
             place = tmp_path / "_base" / f"{name}.html"

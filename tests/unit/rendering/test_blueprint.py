@@ -25,21 +25,38 @@ from tests.unit.rendering.conftest import SENDER, TOKEN, MakeBlueprint, MakeLett
 
 any_text = st.one_of(
     st.text(st.characters(), max_size=120),
-    st.text(st.sampled_from(list("..  =\t\r\n-<>&\"'ếĐ😀\x00\x7f\u2028\ud800e\u0301")), max_size=120),
-    st.sampled_from(["A" * 3000, "Ế" * 3000, "x" * 73 + ".", "\r\nBcc: x@example.test\r\n\r\nbody", ".\r\n.\r\nQUIT\r\n"]),
+    st.text(
+        st.sampled_from(list("..  =\t\r\n-<>&\"'ếĐ😀\x00\x7f\u2028\ud800e\u0301")), max_size=120
+    ),
+    st.sampled_from(
+        [
+            "A" * 3000,
+            "Ế" * 3000,
+            "x" * 73 + ".",
+            "\r\nBcc: x@example.test\r\n\r\nbody",
+            ".\r\n.\r\nQUIT\r\n",
+        ]
+    ),
 )
 amount = st.integers(-(10**15), 10**15)
 day = st.dates().map(str)
 lines = st.lists(
     st.fixed_dictionaries(
         {"subsection_name": any_text, "amount": amount, "due_date": day},
-        optional={"subsection_code": any_text, "chapter_code": any_text, "decision_number": any_text, "decision_date": day},
+        optional={
+            "subsection_code": any_text,
+            "chapter_code": any_text,
+            "decision_number": any_text,
+            "decision_date": day,
+        },
     ),
     max_size=5,
 )
 debt_data = st.fixed_dictionaries(
     {"total_debt": amount, "amount_payable": amount, "lines": lines, "period": day},
-    optional=dict.fromkeys(("notice_number", "address", "managing_office", "officer", "officer_phone"), any_text),
+    optional=dict.fromkeys(
+        ("notice_number", "address", "managing_office", "officer", "officer_phone"), any_text
+    ),
 )
 
 
@@ -84,7 +101,9 @@ def part(message: EmailMessage, kind: str) -> str:
     return str(found.get_content()).replace("\r\n", "\n")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=debt_data, name=any_text, tax_code=st.text("0123456789-", max_size=14))
 def test_any_data_makes_a_mail_that_reads_back_the_same(
     blueprint: Blueprint, make_letter: MakeLetter, data: dict[str, Any], name: str, tax_code: str
@@ -103,7 +122,9 @@ def test_any_data_makes_a_mail_that_reads_back_the_same(
     assert message.keys() == parse(blueprint.fill(make_letter(blueprint.template))).keys()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(title=any_text)
 def test_a_subject_made_of_data_reads_back_the_same(
     templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter, title: str
@@ -121,13 +142,17 @@ def test_three_hundred_lines_fit(blueprint: Blueprint, make_letter: MakeLetter) 
     assert part(assert_valid_mail(raw), "html").count("Thuế giá trị gia tăng") == 300
 
 
-def test_too_many_lines_are_an_error(template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_too_many_lines_are_an_error(
+    template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     line = {"subsection_name": "Thuế giá trị gia tăng", "amount": 1_000, "due_date": "2026-10-30"}
     with pytest.raises(RenderError, match=r"debt-notice.*larger than 256 kB"):
         make_blueprint(template).fill(make_letter(template, data={"lines": [line] * 5_000}))
 
 
-def test_the_headers_are_those_of_bulk_sender_rules(blueprint: Blueprint, make_letter: MakeLetter) -> None:
+def test_the_headers_are_those_of_bulk_sender_rules(
+    blueprint: Blueprint, make_letter: MakeLetter
+) -> None:
     message = parse(blueprint.fill(make_letter(blueprint.template)))
     assert str(message["From"]) == "Thuế thành phố Hà Nội <thongbao@notices.example.test>"
     assert str(message["Reply-To"]) == "Thuế thành phố Hà Nội <hotro@notices.example.test>"
@@ -144,16 +169,26 @@ def test_the_headers_are_those_of_bulk_sender_rules(blueprint: Blueprint, make_l
         "Content-Language": "vi",
         "MIME-Version": "1.0",
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
-        "List-Unsubscribe": f"<https://thongbao.example.test/u/{TOKEN}>, <mailto:unsubscribe@notices.example.test?subject={TOKEN}>",
+        "List-Unsubscribe": f"<https://thongbao.example.test/u/{TOKEN}>, "
+        f"<mailto:unsubscribe@notices.example.test?subject={TOKEN}>",
     }
     assert {name: " ".join(str(message[name]).split()) for name in expected} == expected
     assert [each.get_content_type() for each in message.iter_parts()] == ["text/plain", "text/html"]
-    assert [each["Content-Transfer-Encoding"] for each in message.iter_parts()] == ["base64", "quoted-printable"]
-    assert len(message.keys()) == len({name.casefold() for name in message.keys()})  # noqa: SIM118 - keys() shows repeated ones
+    assert [each["Content-Transfer-Encoding"] for each in message.iter_parts()] == [
+        "base64",
+        "quoted-printable",
+    ]
+    every = message.keys()
+    assert len(every) == len({name.casefold() for name in every})
 
 
-def test_a_single_notice_is_not_marked_as_bulk(template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
-    assert parse(make_blueprint(template, bulk=False).fill(make_letter(template)))["Precedence"] is None
+def test_a_single_notice_is_not_marked_as_bulk(
+    template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
+    assert (
+        parse(make_blueprint(template, bulk=False).fill(make_letter(template)))["Precedence"]
+        is None
+    )
 
 
 def test_the_same_letter_gives_the_same_bytes(
@@ -167,7 +202,9 @@ def test_the_same_letter_gives_the_same_bytes(
 
 
 def test_what_was_remembered_is_bounded(blueprint: Blueprint, make_letter: MakeLetter) -> None:
-    letters = [make_letter(blueprint.template, to_name=f"Công ty {number}") for number in range(3_000)]
+    letters = [
+        make_letter(blueprint.template, to_name=f"Công ty {number}") for number in range(3_000)
+    ]
     assert len({blueprint.fill(letter) for letter in letters}) == len(letters)
 
 
@@ -191,7 +228,11 @@ CHANGES: list[Mapping[str, Any]] = [
     {"data": {"lines": ["bi-mat"]}},
     {"data": {"lines": 5}},
     {"data": {"lines": [{"amount": 5, "due_date": "2026-01-01"}]}},
-    {"data": {"lines": [{"subsection_name": "bi-mat", "amount": "bi-mat", "due_date": "2026-01-01"}]}},
+    {
+        "data": {
+            "lines": [{"subsection_name": "bi-mat", "amount": "bi-mat", "due_date": "2026-01-01"}]
+        }
+    },
 ]
 
 
@@ -205,14 +246,21 @@ def test_what_cannot_be_written_is_an_error_without_personal_data(
     assert "bi-mat" not in str(caught.value)
 
 
-def test_a_date_of_any_zone_is_written_in_vietnam_time(blueprint: Blueprint, make_letter: MakeLetter) -> None:
+def test_a_date_of_any_zone_is_written_in_vietnam_time(
+    blueprint: Blueprint, make_letter: MakeLetter
+) -> None:
     date = datetime(2026, 12, 31, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
     raw = blueprint.fill(make_letter(blueprint.template, date=date))
     assert b"\r\nDate: Fri, 01 Jan 2027 11:30:00 +0700\r\n" in raw
 
 
-def test_a_sender_that_would_break_a_header_is_refused(template: Template, make_blueprint: MakeBlueprint) -> None:
-    for changes in ({"address": "x@example.test\r\nBcc: y@example.test"}, {"reply_to": "không@example.test"}):
+def test_a_sender_that_would_break_a_header_is_refused(
+    template: Template, make_blueprint: MakeBlueprint
+) -> None:
+    for changes in (
+        {"address": "x@example.test\r\nBcc: y@example.test"},
+        {"reply_to": "không@example.test"},
+    ):
         with pytest.raises(RenderError, match="cannot be written in a header"):
             make_blueprint(template, sender=replace(SENDER, **changes))
     with pytest.raises(TemplateError, match="mail domain"):
@@ -221,9 +269,21 @@ def test_a_sender_that_would_break_a_header_is_refused(template: Template, make_
         make_blueprint(template, language="fr")
 
 
-def test_names_of_offices_and_topics_are_escaped(template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
-    topic = TopicInfo("debt-notice", {"vi": "A & B <c>"}, statutory=True, legal_ground={"vi": "x"}, description={"vi": "x"})
-    blueprint = make_blueprint(template, topic=topic, sender=replace(SENDER, name_vi="Thuế <b>", public_url="https://a.test"))
+def test_names_of_offices_and_topics_are_escaped(
+    template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
+    topic = TopicInfo(
+        "debt-notice",
+        {"vi": "A & B <c>"},
+        statutory=True,
+        legal_ground={"vi": "x"},
+        description={"vi": "x"},
+    )
+    blueprint = make_blueprint(
+        template,
+        topic=topic,
+        sender=replace(SENDER, name_vi="Thuế <b>", public_url="https://a.test"),
+    )
     preview = blueprint.preview(make_letter(template))
     assert "A &amp; B &lt;c&gt;" in preview.html
     assert "<b>" not in preview.html
@@ -231,6 +291,14 @@ def test_names_of_offices_and_topics_are_escaped(template: Template, make_bluepr
 
 
 def test_letters_are_values() -> None:
-    letter = Letter(UUID(int=1), "a@example.test", "An", "0100023459", {}, TOKEN, datetime(2026, 1, 1, tzinfo=UTC))
+    letter = Letter(
+        UUID(int=1),
+        "a@example.test",
+        "An",
+        "0100023459",
+        {},
+        TOKEN,
+        datetime(2026, 1, 1, tzinfo=UTC),
+    )
     with pytest.raises(AttributeError):
         letter.to_name = "B"  # type: ignore[misc]

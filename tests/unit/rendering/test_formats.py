@@ -1,4 +1,7 @@
-"""Money, words, dates and codes; the words are checked by a reader that was written apart from the writer."""
+"""Money, words, dates and codes.
+
+The words are checked by a reader that was written apart from the writer.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ CASES = {
     1_000_005: "một triệu không trăm linh năm",
     1_234_567: "một triệu hai trăm ba mươi tư nghìn năm trăm sáu mươi bảy",
     1_000_000_000: "một tỷ",
-    80_004_216_501: "tám mươi tỷ không trăm linh bốn triệu hai trăm mười sáu nghìn năm trăm linh một",
+    80_004_216_501: "tám mươi tỷ không trăm linh bốn triệu hai trăm mười sáu nghìn "
+    "năm trăm linh một",
     10**15: "một triệu tỷ",
     10**18: "một tỷ tỷ",
 }
@@ -38,18 +42,29 @@ amounts = st.one_of(
     st.integers(-(10**18), 10**18),
     st.integers(0, 10_000),
     # Numbers made of a few non-zero groups are where readers go wrong.
-    st.lists(st.sampled_from([0, 0, 1, 4, 5, 10, 15, 21, 24, 101, 115, 999]), min_size=1, max_size=6).map(
-        lambda groups: sum(group * 1000**place for place, group in enumerate(groups))
-    ),
+    st.lists(
+        st.sampled_from([0, 0, 1, 4, 5, 10, 15, 21, 24, 101, 115, 999]), min_size=1, max_size=6
+    ).map(lambda groups: sum(group * 1000**place for place, group in enumerate(groups))),
 )
 
 
 def read_vietnamese(words: str) -> int:
     """Read an amount in words: a total that each scale word multiplies, as a person adds it up."""
     digits = {
-        "không": 0, "một": 1, "mốt": 1, "hai": 2, "ba": 3, "bốn": 4, "tư": 4, "năm": 5, "lăm": 5, "sáu": 6, "bảy": 7, "tám": 8,
+        "không": 0,
+        "một": 1,
+        "mốt": 1,
+        "hai": 2,
+        "ba": 3,
+        "bốn": 4,
+        "tư": 4,
+        "năm": 5,
+        "lăm": 5,
+        "sáu": 6,
+        "bảy": 7,
+        "tám": 8,
         "chín": 9,
-    }  # fmt: skip
+    }
     sign, billions, below, group, digit = 1, 0, 0, 0, 0
     for word in words.lower().split():
         if word == "âm":
@@ -63,7 +78,11 @@ def read_vietnamese(words: str) -> int:
         elif word == "mười":
             group, digit = group + 10, 0
         elif word in {"nghìn", "triệu"}:
-            below, group, digit = below + (group + digit) * {"nghìn": 10**3, "triệu": 10**6}[word], 0, 0
+            below, group, digit = (
+                below + (group + digit) * {"nghìn": 10**3, "triệu": 10**6}[word],
+                0,
+                0,
+            )
         elif word == "tỷ":
             billions, below, group, digit = (billions + below + group + digit) * 10**9, 0, 0, 0
         else:
@@ -90,7 +109,9 @@ def test_words_say_the_amount_they_were_made_from(amount: int) -> None:
 
 
 @given(st.integers(1, 999), st.integers(0, 999), st.integers(0, 999))
-def test_only_the_first_group_may_leave_out_its_hundreds(first: int, second: int, third: int) -> None:
+def test_only_the_first_group_may_leave_out_its_hundreds(
+    first: int, second: int, third: int
+) -> None:
     words = formats.money_words((first * 1000 + second) * 1000 + third)
     assert words.lower().count("trăm") == (first >= 100) + (second > 0) + (third > 0)
 
@@ -102,7 +123,10 @@ def test_only_the_first_group_may_leave_out_its_hundreds(first: int, second: int
         (21, "Twenty-one dong"),
         (115, "One hundred fifteen dong"),
         (1_000_005, "One million five dong"),
-        (80_004_216_501, "Eighty billion four million two hundred sixteen thousand five hundred one dong"),
+        (
+            80_004_216_501,
+            "Eighty billion four million two hundred sixteen thousand five hundred one dong",
+        ),
     ],
 )
 def test_english_words(amount: int, words: str) -> None:
@@ -117,7 +141,9 @@ def test_money_keeps_its_unit_on_the_same_line() -> None:
     assert formats.number(1_234_567, "en") == "1,234,567"
 
 
-@pytest.mark.parametrize("value", ["2026-02-05", date(2026, 2, 5), datetime(2026, 2, 4, 18, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    "value", ["2026-02-05", date(2026, 2, 5), datetime(2026, 2, 4, 18, tzinfo=UTC)]
+)
 def test_dates_in_vietnam_time(value: object) -> None:
     assert formats.date_short(value) == "05/02/2026"
     assert formats.date_long(value) == "ngày 05 tháng 02 năm 2026"
@@ -134,7 +160,10 @@ def test_only_months_one_and_two_have_a_zero() -> None:
 
 def test_an_instant_is_shown_in_vietnam_time() -> None:
     assert formats.date_time("2026-11-22T18:05:00+00:00") == "01:05 ngày 23/11/2026"
-    assert formats.date_time(datetime(2026, 11, 22, 18, 5, tzinfo=UTC), "en") == "01:05 on 23 November 2026"
+    assert (
+        formats.date_time(datetime(2026, 11, 22, 18, 5, tzinfo=UTC), "en")
+        == "01:05 on 23 November 2026"
+    )
 
 
 def test_personal_numbers_are_masked_and_business_codes_are_not() -> None:
@@ -143,11 +172,17 @@ def test_personal_numbers_are_masked_and_business_codes_are_not() -> None:
     assert formats.masked("0100023459-001") == "0100023459-001"
 
 
-@pytest.mark.parametrize("name", ["money", "words", "number", "date", "date_long", "date_time", "month", "masked"])
-@pytest.mark.parametrize("value", [None, True, 1.5, "Nguyễn Văn Bí Mật", 10**19, datetime(2026, 1, 1)])
+@pytest.mark.parametrize(
+    "name", ["money", "words", "number", "date", "date_long", "date_time", "month", "masked"]
+)
+@pytest.mark.parametrize(
+    "value", [None, True, 1.5, "Nguyễn Văn Bí Mật", 10**19, datetime(2026, 1, 1)]
+)
 def test_a_wrong_value_is_named_by_its_filter_and_never_shown(name: str, value: object) -> None:
     # These two are right for their filter: a naive date has a day, and any text may be a code.
-    if (name in {"date", "date_long", "month"} and isinstance(value, datetime)) or (name == "masked" and isinstance(value, str)):
+    if (name in {"date", "date_long", "month"} and isinstance(value, datetime)) or (
+        name == "masked" and isinstance(value, str)
+    ):
         return
     with pytest.raises(RenderError) as caught:
         formats.filters("vi")[name](value)

@@ -13,7 +13,13 @@ from notifier.rendering.sandbox import Sandbox
 from tests.unit.rendering.conftest import TEMPLATES, MakeBlueprint, MakeLetter
 
 GUIDE = TEMPLATES.parent / "docs" / "add-a-template.md"
-FILES = dict(re.findall(r"^`templates/([^`]+)`:\n\n```\w+\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+FILES = dict(
+    re.findall(
+        r"^`templates/([^`]+)`:\n\n```\w+\n(.*?)^```$",
+        GUIDE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+)
 
 
 @pytest.fixture
@@ -28,14 +34,25 @@ def template(tmp_path: Path) -> Template:
 
 
 def test_the_guide_writes_every_file_of_a_template() -> None:
-    parts = [f"{language}/{part}" for language in ("vi", "en") for part in ("subject.txt", "body.txt", "body.html")]
-    assert sorted(FILES) == sorted(f"office-move/{each}" for each in ("template.toml", "example.json", *parts))
+    parts = [
+        f"{language}/{part}"
+        for language in ("vi", "en")
+        for part in ("subject.txt", "body.txt", "body.html")
+    ]
+    assert sorted(FILES) == sorted(
+        f"office-move/{each}" for each in ("template.toml", "example.json", *parts)
+    )
 
 
-def test_the_mail_of_the_guide_is_what_it_promises(template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_the_mail_of_the_guide_is_what_it_promises(
+    template: Template, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     vietnamese = make_blueprint(template).preview(make_letter(template))
     assert vietnamese.subject == "Thuế cơ sở 2 thành phố Hà Nội chuyển trụ sở"
-    assert "Từ ngày 01 tháng 12 năm 2026, Thuế cơ sở 2 thành phố Hà Nội làm việc tại:" in vietnamese.text
+    assert (
+        "Từ ngày 01 tháng 12 năm 2026, Thuế cơ sở 2 thành phố Hà Nội làm việc tại:"
+        in vietnamese.text
+    )
     assert "- Đăng ký thuế: quầy 3\n- Hoàn thuế\n" in vietnamese.text
     assert "Ngừng nhận chủ đề này" in vietnamese.text
     assert re.search(r"<td[^>]*>Hoàn thuế</td><td[^>]*>–</td>", vietnamese.html)

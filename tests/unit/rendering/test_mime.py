@@ -17,7 +17,8 @@ from notifier.errors import RenderError
 from notifier.rendering import mime
 
 any_text = st.text(st.characters(), max_size=400)
-# What trips encoders: dots at the start of a line, spaces at its end, "=", long runs without a space, every kind of line break.
+# What trips encoders: dots at the start of a line, spaces at its end, "=", long runs without a
+# space, every kind of line break.
 nasty_text = st.text(st.sampled_from(list("..  ==\t\r\n-_aFế😀\x00\x0b\u2028\ud800")), max_size=400)
 
 
@@ -52,7 +53,9 @@ def test_both_quoted_printable_ways_decode_to_the_text_and_fit_the_wire(text: st
 def test_pieces_join_in_any_order(texts: list[str]) -> None:
     body = b"".join(mime.quick_quoted_printable(text) for text in texts)
     assert_fit_for_the_wire(body)
-    assert decodestring(body).decode() == "".join(mime.body_text(text) for text in texts).replace("\n", "\r\n")
+    assert decodestring(body).decode() == "".join(mime.body_text(text) for text in texts).replace(
+        "\n", "\r\n"
+    )
 
 
 @given(st.one_of(any_text, nasty_text))
@@ -63,7 +66,10 @@ def test_base64_decodes_to_the_text_with_crlf(text: str) -> None:
 
 
 @given(st.one_of(any_text, nasty_text))
-@example("Thông báo về tình hình nghĩa vụ thuế của người nộp thuế (tháng 11 năm 2026) và các khoản còn phải nộp")
+@example(
+    "Thông báo về tình hình nghĩa vụ thuế của người nộp thuế (tháng 11 năm 2026) và các khoản "
+    "còn phải nộp"
+)
 @example("a" * 300)
 @example("=?utf-8?B?QUJD?=")
 def test_a_subject_survives_the_parser(text: str) -> None:
@@ -74,16 +80,22 @@ def test_a_subject_survives_the_parser(text: str) -> None:
 
 
 def decoded_name(header: bytes) -> str:
-    """Decode a display name as RFC 2047 section 6.2 says: the space between two encoded words is no part of the text.
+    """Decode a display name as RFC 2047 section 6.2 says.
 
-    The newer parser of Python 3.11 keeps that space inside addresses (not in subjects), so email.header is the judge here.
+    The space between two encoded words is no part of the text.
+
+    The newer parser of Python 3.11 keeps that space inside addresses (not in subjects), so
+    email.header is the judge here.
     """
     value = header.decode("ascii").removeprefix("To: ").replace("\r\n", "")
     return str(make_header(decode_header(value.rpartition("<")[0].strip())))
 
 
 @given(st.one_of(any_text, nasty_text, st.text("aB1.,;:<>@\"'()[]\\=?_ ", max_size=60)))
-@example("Công ty TNHH Một thành viên Thương mại và Dịch vụ Xuất nhập khẩu Sông Hồng Xanh Việt Nam - Chi nhánh Hà Nội, phòng 1")
+@example(
+    "Công ty TNHH Một thành viên Thương mại và Dịch vụ Xuất nhập khẩu Sông Hồng Xanh Việt Nam - "
+    "Chi nhánh Hà Nội, phòng 1"
+)
 def test_a_name_survives_the_parser_beside_its_address(name: str) -> None:
     header = mime.mailbox("To", name, "ketoan+thue@doanhnghiep.example")
     assert_fit_for_the_wire(header.removesuffix(b"\r\n"), 78)
@@ -95,7 +107,10 @@ def test_a_name_survives_the_parser_beside_its_address(name: str) -> None:
 
 
 def test_line_breaks_and_direction_marks_in_a_name_become_spaces() -> None:
-    assert mime.header_text("An\r\nBcc: x@example.test\u202e\u2028Bình\x00", 120) == "An Bcc: x@example.test Bình"
+    assert (
+        mime.header_text("An\r\nBcc: x@example.test\u202e\u2028Bình\x00", 120)
+        == "An Bcc: x@example.test Bình"
+    )
 
 
 def test_decomposed_letters_are_composed() -> None:
@@ -108,9 +123,21 @@ def test_a_name_without_end_is_cut_with_a_mark() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "an", "an@", "@example.test", "an@example.test\r\nBcc: b@example.test", "an b@example.test", "<an@example.test>",
-     "ân@example.test", "an@ví-dụ.example", "an@example.test,b@example.test", "a" * 65 + "@example.test", "an@example.test."],
-)  # fmt: skip
+    [
+        "",
+        "an",
+        "an@",
+        "@example.test",
+        "an@example.test\r\nBcc: b@example.test",
+        "an b@example.test",
+        "<an@example.test>",
+        "ân@example.test",
+        "an@ví-dụ.example",
+        "an@example.test,b@example.test",
+        "a" * 65 + "@example.test",
+        "an@example.test.",
+    ],
+)
 def test_an_address_that_is_no_plain_address_is_refused_without_showing_it(address: str) -> None:
     with pytest.raises(RenderError) as caught:
         mime.mailbox("To", "An", address)

@@ -1,4 +1,7 @@
-"""The project's own mails: every one renders, in each language, and keeps what the office promises its readers."""
+"""The project's own mails.
+
+Every one renders, in each language, and keeps what the office promises its readers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ import pytest
 from notifier.rendering.catalogue import TopicInfo, load_all, load_template
 from tests.unit.rendering.conftest import SENDER, TEMPLATES, TOKEN, MakeBlueprint, MakeLetter
 
-CASES = [(name, language) for name, template in load_all(TEMPLATES).items() for language in template.languages]
+CASES = [
+    (name, language)
+    for name, template in load_all(TEMPLATES).items()
+    for language in template.languages
+]
 MAX_HTML_BYTES = 60_000
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
@@ -56,7 +63,11 @@ def page(html: str) -> Page:
 
 @pytest.mark.parametrize(("name", "language"), CASES)
 def test_every_template_renders_its_example(
-    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter, name: str, language: str
+    templates: Path,
+    make_blueprint: MakeBlueprint,
+    make_letter: MakeLetter,
+    name: str,
+    language: str,
 ) -> None:
     template = load_template(templates, name)
     preview = make_blueprint(template, language=language).preview(make_letter(template))
@@ -68,7 +79,9 @@ def test_every_template_renders_its_example(
     assert len(preview.html.encode()) < MAX_HTML_BYTES
     for tag, attributes in read.elements:
         if tag == "table":
-            assert attributes.get("role") == "presentation" or "data" in (attributes.get("class") or "")
+            assert attributes.get("role") == "presentation" or "data" in (
+                attributes.get("class") or ""
+            )
         if tag == "th":
             assert attributes["scope"] in {"col", "row"}
         assert tag not in {"script", "img", "form", "input", "iframe", "link", "object"}
@@ -82,7 +95,11 @@ def test_every_template_renders_its_example(
 
 @pytest.mark.parametrize(("name", "language"), CASES)
 def test_links_are_shown_in_full_and_lead_to_the_office_only(
-    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter, name: str, language: str
+    templates: Path,
+    make_blueprint: MakeBlueprint,
+    make_letter: MakeLetter,
+    name: str,
+    language: str,
 ) -> None:
     template = load_template(templates, name)
     preview = make_blueprint(template, language=language).preview(make_letter(template))
@@ -94,12 +111,19 @@ def test_links_are_shown_in_full_and_lead_to_the_office_only(
     for text in (preview.text, page(preview.html).words):
         assert f"{SENDER.public_url}/u/{TOKEN}" in text
         assert f"{SENDER.public_url}/kiem-tra" in text
-        assert {address.rstrip(".") for address in re.findall(r"https?://[^\s/]+", text)} == {SENDER.public_url}
+        assert {address.rstrip(".") for address in re.findall(r"https?://[^\s/]+", text)} == {
+            SENDER.public_url
+        }
 
 
 @pytest.mark.parametrize(("name", "language"), CASES)
 def test_the_sender_stands_right_before_the_opt_out(
-    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter, name: str, language: str, topics: Mapping[str, TopicInfo]
+    templates: Path,
+    make_blueprint: MakeBlueprint,
+    make_letter: MakeLetter,
+    name: str,
+    language: str,
+    topics: Mapping[str, TopicInfo],
 ) -> None:
     template = load_template(templates, name)
     topic = topics[template.topic]
@@ -111,21 +135,39 @@ def test_the_sender_stands_right_before_the_opt_out(
     assert (cannot in foot) == topic.statutory
 
 
-def test_the_debt_notice_follows_its_form(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_the_debt_notice_follows_its_form(
+    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     template = load_template(templates, "debt-notice")
     preview = make_blueprint(template).preview(make_letter(template))
     for text in (preview.text, page(preview.html).words):
         flat = " ".join(text.split())
         for piece in (
-            "tháng 11 năm 2026", "Số 12345/TB-HAN", "ngày 05 tháng 11 năm 2026", "0100023459", "tính đến hết ngày 31/10/2026",
-            "80.216.501 đồng", "Bằng chữ: Tám mươi triệu hai trăm mười sáu nghìn năm trăm linh một đồng", "84.716.501 đồng",
-            "10 ngày làm việc", "tra soát", "từ ngày 01/11/2026 đến nay, xin bỏ qua", "52.000.000", "21/09/2026", "tiểu mục 1701",
-            "quyết định số 678/QĐ-HAN ngày 05/10/2026", "cưỡng chế", "024 0000 0101", "có ký số",
-        ):  # fmt: skip
+            "tháng 11 năm 2026",
+            "Số 12345/TB-HAN",
+            "ngày 05 tháng 11 năm 2026",
+            "0100023459",
+            "tính đến hết ngày 31/10/2026",
+            "80.216.501 đồng",
+            "Bằng chữ: Tám mươi triệu hai trăm mười sáu nghìn năm trăm linh một đồng",
+            "84.716.501 đồng",
+            "10 ngày làm việc",
+            "tra soát",
+            "từ ngày 01/11/2026 đến nay, xin bỏ qua",
+            "52.000.000",
+            "21/09/2026",
+            "tiểu mục 1701",
+            "quyết định số 678/QĐ-HAN ngày 05/10/2026",
+            "cưỡng chế",
+            "024 0000 0101",
+            "có ký số",
+        ):
             assert piece in flat, piece
 
 
-def test_subjects_tell_no_amounts_and_no_personal_data(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_subjects_tell_no_amounts_and_no_personal_data(
+    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     template = load_template(templates, "debt-notice")
     for language in template.languages:
         subject = make_blueprint(template, language=language).preview(make_letter(template)).subject
@@ -133,7 +175,9 @@ def test_subjects_tell_no_amounts_and_no_personal_data(templates: Path, make_blu
         assert template.example["name"] not in subject
 
 
-def test_a_personal_number_is_masked(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_a_personal_number_is_masked(
+    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     template = load_template(templates, "debt-notice")
     raw = make_blueprint(template).preview(make_letter(template, tax_code="001012345645"))
     assert "0010******45" in raw.text
@@ -146,7 +190,13 @@ def test_the_debt_notice_reads_well_without_its_optional_values(
 ) -> None:
     template = load_template(templates, "debt-notice")
     absent = {each.name: None for each in template.fields if not each.required}
-    lines = [{each.name: template.example["lines"][0][each.name] for each in template.lines if each.required}]
+    lines = [
+        {
+            each.name: template.example["lines"][0][each.name]
+            for each in template.lines
+            if each.required
+        }
+    ]
     blueprint = make_blueprint(template, language=language)
     for some_lines in (lines, []):
         data: dict[str, Any] = {**absent, "lines": some_lines}
@@ -161,11 +211,18 @@ def test_the_debt_notice_reads_well_without_its_optional_values(
     [(-5_000, "nộp thừa", "overpaid"), (0, "không còn số tiền phải nộp", "Nothing was payable")],
 )
 def test_nobody_is_asked_to_pay_what_is_not_owed(
-    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter, amount: int, vi: str, en: str
+    templates: Path,
+    make_blueprint: MakeBlueprint,
+    make_letter: MakeLetter,
+    amount: int,
+    vi: str,
+    en: str,
 ) -> None:
     template = load_template(templates, "debt-notice")
     for language, words in (("vi", vi), ("en", en)):
-        preview: Any = make_blueprint(template, language=language).preview(make_letter(template, data={"amount_payable": amount}))
+        preview: Any = make_blueprint(template, language=language).preview(
+            make_letter(template, data={"amount_payable": amount})
+        )
         for text in (preview.text, preview.html):
             assert words in text
             assert "Đề nghị người nộp thuế nộp đủ" not in text
@@ -173,9 +230,16 @@ def test_nobody_is_asked_to_pay_what_is_not_owed(
             assert "-5" not in page(preview.html).words
 
 
-def test_an_opt_out_is_confirmed_with_its_times(templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter) -> None:
+def test_an_opt_out_is_confirmed_with_its_times(
+    templates: Path, make_blueprint: MakeBlueprint, make_letter: MakeLetter
+) -> None:
     template = load_template(templates, "unsubscribe-confirmation")
-    preview = make_blueprint(template, bulk=False).preview(make_letter(template, to_name="", tax_code=""))
-    assert "Nhận đề nghị lúc: 09:05 ngày 23/11/2026\nNgừng gửi từ: 09:05 ngày 23/11/2026" in preview.text
+    preview = make_blueprint(template, bulk=False).preview(
+        make_letter(template, to_name="", tax_code="")
+    )
+    assert (
+        "Nhận đề nghị lúc: 09:05 ngày 23/11/2026\nNgừng gửi từ: 09:05 ngày 23/11/2026"
+        in preview.text
+    )
     assert "- Hướng dẫn quyết toán thuế" in preview.text
     assert "Kính gửi: Quý vị" in preview.text

@@ -1,0 +1,1 @@
+"""Mail that comes back: parsers of bounces and complaints. What follows is a flow."""

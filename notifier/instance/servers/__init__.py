@@ -1,0 +1,1 @@
+"""Private servers: PostgreSQL, Valkey and the mail catcher, with its mailbox."""

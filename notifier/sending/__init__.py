@@ -1,0 +1,1 @@
+"""From a leased batch to replies: the pure core of a run, its shell, retries, routes, budgets."""

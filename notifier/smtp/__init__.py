@@ -1,0 +1,1 @@
+"""One channel: connections, dialogue, replies as verdicts."""

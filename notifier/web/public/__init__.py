@@ -1,0 +1,1 @@
+"""Pages for taxpayers: no login, and everything works without scripts."""
