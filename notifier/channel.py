@@ -1,4 +1,4 @@
-"""What every way of reaching a person has in common: what is to be sent, what became of it, who sends.
+"""What all ways of reaching a person have in common: what is sent, what became of it, who sends.
 
 SMTP is the one channel there is (`notifier/smtp/`). Another one, such as text messages, has a class
 with the methods of `Channel`, connections with those of `Connection`, and gives back `Verdict`s;
@@ -28,7 +28,8 @@ class Verdict:
     `dead_address`: never write to it again. `slow_route`: the provider asks this sender to slow
     down. `bad_content`: the same text will be refused everywhere. `unsent`: what failed was not
     about this message, so it is no attempt. `enough`: the server takes no more over this
-    connection (it is `unsent` then). `retry_after`: seconds that the reply asks to wait (0: it asks nothing).
+    connection (it is `unsent` then). `retry_after`: seconds that the reply asks to wait (0: it
+    asks nothing).
     """
 
     fate: Fate

@@ -1,4 +1,7 @@
-"""A system that is told events: a real HTTP server on loopback that keeps what it gets and can be told to misbehave."""
+"""A system that is notified: a real HTTP server on loopback that keeps what it gets.
+
+It misbehaves as a test wants.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,11 @@ class Request:
 
 
 class Receiver:
-    """The server. `answer` gives the status for a request and may raise or wait; `released` ends all waiting in `hang`."""
+    """The server.
+
+    `answer` gives the status for a request and may raise or wait; `released` ends all waiting in
+    `hang`.
+    """
 
     def __init__(
         self,
@@ -96,7 +103,11 @@ class Receiver:
 
             do_GET = do_POST  # noqa: N815 - the name in the standard library
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
+            def log_message(
+                self,
+                format: str,  # noqa: A002 - the name in the standard library
+                *args: object,
+            ) -> None:
                 pass
 
         class Server(ThreadingHTTPServer):
@@ -144,7 +155,7 @@ def add_key(services: Services, name: str, url: str | None) -> int:
             connection, name=name, scopes=["messages:write"], sandbox=False, now=services.clock()
         )
         if url is not None:
-            webhooks.set_url(connection, name, url)
+            keys.set_webhook(connection, name, url)
         return keys.named(connection, name).id
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from notifier.cli.bounces import Recipient, bounces
+from notifier.cli.bounces import MoreRecipients, Recipients, bounces
 from notifier.cli.dossier import Days, undeliverable
 
 
@@ -16,10 +16,10 @@ def hint(former: str, name: str) -> None:
     typer.echo(f"`notifier {former}` is now called `notifier {name}`.", err=True)
 
 
-def returned(recipient: Recipient) -> None:
+def returned(recipient: Recipients = None, more: MoreRecipients = None) -> None:
     """Take in one mail that came back: now `notifier bounces`."""
     hint("returned", "bounces")
-    bounces(recipient)
+    bounces(recipient, more)
 
 
 def untold(days: Days = 7) -> None:

@@ -49,7 +49,7 @@ def set_url(
                 fix="Name a host that this machine finds, at a public address.",
             ) from None
         with services.engine.begin() as connection:
-            webhooks.set_url(connection, name, url)
+            keys.set_webhook(connection, name, url)
     console.print(
         f"Events of {name} are posted there from now on. "
         f"Give its operator the output of: notifier webhook secret {name}"

@@ -1,6 +1,8 @@
-"""The one file of verbs for `api_key`: how another system proves who it is, and what it may do.
+"""The one module of verbs for `api_key`: how another system proves who it is, what it may do.
 
-A key is 256 random bits behind a readable prefix; only its SHA-256 is stored, which is enough for a secret that nobody can guess.
+A key is 256 random bits behind a readable prefix; only its SHA-256 is stored, which is enough for a
+secret that nobody can guess. A key's webhook has one receiver, which one worker calls at a time:
+it holds a lease in `webhook_until`, and the same column lets a receiver without an answer rest.
 """
 
 from __future__ import annotations
@@ -167,15 +169,89 @@ def revoke(connection: Connection, name: str, now: datetime) -> bool:
     return key.revoked_at is None
 
 
-def set_webhook(connection: Connection, name: str, url: str | None) -> None:
-    """Call `url` with events of this key's messages from now on; None: nobody. Raise NotFoundError."""
-    key = named(connection, name)
-    connection.execute(update(ApiKey).where(ApiKey.id == key.id).values(webhook_url=url))
-
-
 def webhook_secret(service_secret: bytes, key_id: int) -> str:
     """Return the secret that signs a key's webhooks, in the form of Standard Webhooks. It is derived, so it lies in no table."""
     derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[
         :_WEBHOOK_SECRET_BYTES
     ]
     return "whsec_" + base64.b64encode(derived).decode()
+
+
+# --- the receiver of a key's webhook --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookLease:
+    """The right of one worker to call a key's receiver at `url` until `until`.
+
+    `silences` calls in a row before had no answer.
+    """
+
+    key_id: int
+    url: str
+    until: datetime
+    silences: int
+
+
+def set_webhook(connection: Connection, name: str, url: str) -> None:
+    """Call `url` with events of this key's messages from now on, also with those that wait.
+
+    Raise NotFoundError.
+    """
+    key = named(connection, name)
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key.id)
+        .values(webhook_url=url, webhook_until=None, webhook_silences=0)
+    )
+
+
+def remove_webhook(connection: Connection, key_id: int, *, url: str | None = None) -> bool:
+    """Call a key's receiver no more; say if there was one.
+
+    With `url`, only if it still is that one.
+    """
+    there = ApiKey.webhook_url.is_not(None) if url is None else ApiKey.webhook_url == url
+    removed = connection.execute(
+        update(ApiKey).where(ApiKey.id == key_id, there).values(webhook_url=None)
+    )
+    return removed.rowcount > 0
+
+
+def lease_webhook(
+    connection: Connection,
+    key_id: int,
+    *,
+    now: datetime,
+    until: datetime,
+    held: WebhookLease | None = None,
+) -> WebhookLease | None:
+    """Take or renew the right to call a key's receiver until `until`.
+
+    None when the key has no receiver, that rests, or another worker has the right.
+    """
+    free = ApiKey.webhook_until.is_(None) | (ApiKey.webhook_until <= now)
+    if held is not None:
+        free |= ApiKey.webhook_until == held.until
+    row = connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.webhook_url.is_not(None), free)
+        .values(webhook_until=until)
+        .returning(ApiKey.webhook_url, ApiKey.webhook_silences)
+    ).first()
+    if row is None:
+        return None
+    return WebhookLease(
+        key_id=key_id, url=row.webhook_url, until=until, silences=row.webhook_silences
+    )
+
+
+def end_webhook_lease(
+    connection: Connection, held: WebhookLease, *, until: datetime | None, silences: int
+) -> None:
+    """Give the right back; nobody calls the receiver before `until`. It may be lost meanwhile."""
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == held.key_id, ApiKey.webhook_until == held.until)
+        .values(webhook_until=until, webhook_silences=silences)
+    )

@@ -8,7 +8,7 @@ cannot come apart. These statements stay SQL: they are the hot ones, each one ro
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,8 +22,7 @@ from notifier.domain import batches, recipients, tallies
 from notifier.domain.batches import Abandoned
 from notifier.domain.suppressions import SUPPRESS_DEAD
 from notifier.domain.webhooks import NOTIFY_SETTLED
-from notifier.errors import NotFoundError
-from notifier.schema import Address, Campaign, Message, MessageProblem, Recipient
+from notifier.schema import Address, Campaign, Message
 from notifier.states import (
     PROBLEM_STATES,
     WAITING,
@@ -239,9 +238,10 @@ history AS (
      WHERE state IN ('{MessageState.DEFERRED}', '{MessageState.IN_DOUBT}') OR doubted),
 problems AS ({_keep_problems("done")}),
 solved AS (
-    DELETE FROM message_problem p USING done d
-     WHERE p.message_id = d.id AND d.state = '{MessageState.ACCEPTED}'
-       AND (d.attempts > 1 OR d.doubted)),
+    -- Only as an array can this be planned as nothing but a look-up by key.
+    DELETE FROM message_problem WHERE message_id = ANY (ARRAY(
+        SELECT id FROM done
+         WHERE state = '{MessageState.ACCEPTED}' AND (attempts > 1 OR doubted)))),
 tallied AS ({tallies.enter("done")}),
 counted AS ({tallies.enter_doubts("done")}),
 dead AS ({SUPPRESS_DEAD.format(settled="done")}),
@@ -349,7 +349,8 @@ WITH cancelled AS (
               false AS new_doubt, coalesce(o.route, {_UNROUTED}) AS route_before,
               old.state AS before, coalesce(o.route, {_UNROUTED}) AS route_after,
               m.state AS after),
-solved AS (DELETE FROM message_problem p USING cancelled c WHERE p.message_id = c.id),
+solved AS (
+    DELETE FROM message_problem WHERE message_id = ANY (ARRAY(SELECT id FROM cancelled))),
 tallied AS ({tallies.enter("cancelled")}),
 notified AS ({NOTIFY_SETTLED.format(settled="cancelled")})
 SELECT id FROM cancelled
@@ -449,7 +450,7 @@ SELECT count(*) FROM decided
 _RESEND = _decide(
     "batch_id = NULL, due_at = clock_timestamp()",
     MessageState.QUEUED,
-    "DELETE FROM message_problem p USING decided d WHERE p.message_id = d.id",
+    "DELETE FROM message_problem WHERE message_id = ANY (ARRAY(SELECT id FROM decided))",
 )
 _GIVE_UP = _decide(
     "settled_at = clock_timestamp()", MessageState.GIVEN_UP, _keep_problems("decided")
@@ -536,114 +537,3 @@ def longest_wait(connection: Connection) -> dict[str, float]:
         .group_by(Campaign.lane)
     )
     return {row.lane: float(row.age) for row in rows}
-
-
-def problems_by_reason(
-    connection: Connection, campaign_id: int, state: MessageState
-) -> dict[str, int]:
-    """Return how many messages of a campaign are in a state of problems, by reason."""
-    rows = connection.execute(
-        select(MessageProblem.reason, func.count().label("messages"))
-        .where(MessageProblem.campaign_id == campaign_id, MessageProblem.state == state)
-        .group_by(MessageProblem.reason)
-    )
-    return {row.reason: int(row.messages) for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What a report must know of the message it is about."""
-
-    id: uuid.UUID
-    address_id: int
-    key_id: int | None
-    sandbox: bool
-
-
-def find_reported(
-    connection: Connection, message_id: uuid.UUID, *, address_id: int | None = None
-) -> Reported | None:
-    """Return a message that a report names; with `address_id` only if it went to that address."""
-    query = (
-        select(Message.id, Message.address_id, Message.key_id, Campaign.sandbox)
-        .join(Campaign, Campaign.id == Message.campaign_id)
-        .where(Message.id == message_id)
-    )
-    if address_id is not None:
-        query = query.where(Message.address_id == address_id)
-    row = connection.execute(query).first()
-    if row is None:
-        return None
-    return Reported(id=row.id, address_id=row.address_id, key_id=row.key_id, sandbox=row.sandbox)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One message as a campaign's report tells it."""
-
-    row_no: int | None
-    tax_code: str | None
-    name: str
-    email: str
-    state: MessageState
-    detail: str | None
-    host: str | None
-    settled_at: datetime | None
-    attempts: int
-    doubts: int
-    id: uuid.UUID
-    sha256: bytes | None
-
-
-def accounts(connection: Connection, campaign_id: int) -> Iterator[Account]:
-    """Yield every message of a campaign in the order of its list, without holding them in memory."""
-    rows = connection.execute(
-        select(
-            Recipient.row_no,
-            Recipient.tax_code,
-            Recipient.name,
-            Address.email,
-            Message.state,
-            Message.detail,
-            Message.host,
-            Message.settled_at,
-            Message.attempts,
-            Message.doubts,
-            Message.id,
-            Message.sha256,
-        )
-        .join(Recipient, Recipient.id == Message.recipient_id)
-        .join(Address, Address.id == Message.address_id)
-        .where(Message.campaign_id == campaign_id)
-        .order_by(Recipient.row_no, Message.id),
-        execution_options={"yield_per": 2_000},
-    )
-    for row in rows:
-        yield Account(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What a page may say of a message to whoever holds its number."""
-
-    settled_at: datetime | None
-    topic: str
-    email: str
-    certain: bool
-
-
-def proof(connection: Connection, message_id: uuid.UUID) -> Proof:
-    """Return what proves that a message is genuine; raise NotFoundError for one never sent."""
-    sent = (MessageState.ACCEPTED, MessageState.BOUNCED, MessageState.COMPLAINED)
-    row = connection.execute(
-        select(Message.settled_at, Message.state, Campaign.topic, Address.email)
-        .join(Campaign, Campaign.id == Message.campaign_id)
-        .join(Address, Address.id == Message.address_id)
-        .where(Message.id == message_id)
-        .where(Message.state.in_(sent) | (Message.doubts > 0))
-    ).first()
-    if row is None:
-        raise NotFoundError("There is no such message.")
-    return Proof(
-        settled_at=row.settled_at, topic=row.topic, email=row.email, certain=row.state in sent
-    )

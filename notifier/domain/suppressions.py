@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, bindparam, select, text, update
+from sqlalchemy import ColumnElement, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, String
@@ -55,9 +55,9 @@ def reaches_statutory(topic: str, topics: Mapping[str, Topic]) -> bool:
     return topic == EVERY_TOPIC or topics[topic].statutory
 
 
-# SQL, for pairs come as two arrays in one statement. Always in the same order, so that
-# two transactions that stop the same things never wait for each other in a circle. An address that
-# is no more is left out.
+# SQL, for pairs come as two arrays in one statement. Always in the same order, so that two
+# transactions that stop the same things never wait for each other in a circle. An address that is
+# no more is left out.
 _SUPPRESS = text("""
 INSERT INTO suppression (address_id, topic, reason, source, created_at)
 SELECT DISTINCT a.id, o.topic, :reason, :source, cast(:now AS timestamptz)
@@ -185,6 +185,15 @@ def active(session: Session, address_id: int) -> dict[str, str]:
     return active_many(session, [address_id])[address_id]
 
 
+def stopped_since(session: Session, address_id: int, reason: Reason) -> datetime | None:
+    """Return since when an address is stopped for `reason`, about any topic; None when it is not."""
+    return session.scalar(
+        select(func.min(Suppression.created_at)).where(
+            _standing(Suppression.address_id == address_id), Suppression.reason == reason.value
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One suppression that stands; several reasons of one address and topic are as many."""
@@ -218,7 +227,7 @@ def page(session: Session, *, before: int, limit: int) -> list[Standing]:
 
 
 def active_reasons(session: Session, topic: str) -> dict[int, str]:
-    """Return all addresses that are not written to about `topic`, each with the strongest reason."""
+    """Return all addresses that are not written to about `topic`, with the strongest reason."""
     found: dict[int, Reason] = {}
     rows = session.execute(
         select(Suppression.address_id, Suppression.reason).where(

@@ -1,27 +1,30 @@
-"""The one file of verbs for `template_version`: what was sent can never change."""
+"""The one module of verbs for `template_version`: what was sent can never change."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-import orjson
-from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from notifier.rendering.catalogue import Template, to_json
+from notifier.schema import TemplateVersion
 
 
 def freeze(session: Session, template: Template, now: datetime) -> str:
-    """Keep the template's texts under the hash of their content and return that hash. Freezing the same content again changes nothing."""
+    """Keep the template's texts under the hash of their content and return that hash.
+
+    Freezing the same content again changes nothing.
+    """
     session.execute(
-        text("""INSERT INTO template_version (version, name, topic, content, created_at)
-                VALUES (:version, :name, :topic, cast(:content AS json), :now) ON CONFLICT (version) DO NOTHING"""),
-        {
-            "version": template.version,
-            "name": template.name,
-            "topic": template.topic,
-            "content": orjson.dumps(to_json(template)).decode(),
-            "now": now,
-        },
+        insert(TemplateVersion)
+        .values(
+            version=template.version,
+            name=template.name,
+            topic=template.topic,
+            content=to_json(template),
+            created_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=[TemplateVersion.version])
     )
     return template.version

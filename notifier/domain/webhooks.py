@@ -1,8 +1,8 @@
-"""The one file of verbs for `webhook_event`, and for the receiver of a key: what other systems are told, and what became of it.
+"""The one module of verbs for `webhook_event`: what other systems are notified of, and the result.
 
-An event is open until it is delivered or set aside. It waits while an earlier one of the same message is open, so that a system hears of
-each message in order. Events are told at least once. A key's receiver is called by one worker at a time, which holds a lease in
-`api_key.webhook_until`; the same column lets a receiver that gives no answer rest.
+An event is open until it is delivered or a dead letter. It waits while an earlier one of the same
+message is open, so that a system hears of each message in order. Systems are notified at least
+once. Whose turn it is to call a key's receiver is decided here and kept with the key (`keys.py`).
 """
 
 from __future__ import annotations
@@ -14,56 +14,70 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import BigInteger, Boolean, DateTime, String, Uuid
+from sqlalchemy import Connection, bindparam, delete, exists, func, literal, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
+from sqlalchemy.types import JSON, BigInteger, Boolean, DateTime, String, Uuid
 
 from notifier.db import id_floor
 from notifier.domain import keys
+from notifier.domain.keys import WebhookLease
 from notifier.errors import NotifierError
+from notifier.schema import ApiKey, WebhookEvent
+from notifier.states import WEBHOOK_STATES, MessageState, sql_list
 
-BOUNCED, COMPLAINED, UNSUBSCRIBED = (
-    "message.bounced",
-    "message.complained",
-    "recipient.unsubscribed",
-)
-KINDS = (
-    "message.accepted",
-    "message.deferred",
-    "message.refused",
-    BOUNCED,
-    COMPLAINED,
-    "message.in_doubt",
-    UNSUBSCRIBED,
-)
+UNSUBSCRIBED = "recipient.unsubscribed"
+
+
+def kind_of(state: MessageState) -> str:
+    """Return the kind of event that notifies of a state; raise ValueError when nothing does."""
+    if state.webhook is None:
+        raise ValueError(state)
+    return state.webhook
+
+
+KINDS = (*(kind_of(state) for state in WEBHOOK_STATES), UNSUBSCRIBED)
+"""Everything that a system may be notified of."""
 PATIENCE = timedelta(days=3)
-# How long what was told or set aside can be told again.
+"""How long a receiver is tried."""
 KEPT = timedelta(days=90)
-# A worker renews its lease before each group of calls, which ends well within this time.
+"""How long what was delivered, or given up, can be replayed."""
 LEASE = timedelta(seconds=60)
+"""A worker renews its lease before each group of calls, which ends well within this time."""
+SWITCHED_OFF = "the webhook was switched off"
+_NO_ANSWER = "the receiver gives no answer"
 _MAX_REST = timedelta(seconds=60)
 _MIN_REST = timedelta(seconds=5)
-SWITCHED_OFF = "the webhook was switched off"
-_PATIENCE_SQL = f"interval '{PATIENCE.days} days'"
-# An event that is heard of late, or of a clock that runs ahead, is told at once and for as long as any other.
-_FROM_SQL = f"least(clock_timestamp(), :at), greatest(clock_timestamp(), :at) + {_PATIENCE_SQL}"
-_OPEN = "e.delivered_at IS NULL AND e.dead_lettered_at IS NULL"
-# It is time for it, and no earlier event of its message is open. A subquery with LIMIT stays one: a planner without statistics would
-# make a join of NOT EXISTS that compares every two events.
-_DUE = f"""{_OPEN} AND e.due_at <= :now AND (e.message_id IS NULL OR e.id = (
-    SELECT b.id FROM webhook_event b
-     WHERE b.message_id = e.message_id AND b.delivered_at IS NULL AND b.dead_lettered_at IS NULL ORDER BY b.id LIMIT 1))"""
+_MAX_SILENCES = 1000
 
-# For statements that settle messages: `settled` names rows of id, key_id, state, settled_at, attempts, detail, host and new_doubt. A
+_PATIENCE_SQL = f"interval '{PATIENCE.days} days'"
+# It is time for it, and no earlier event of its message is open. A subquery with LIMIT stays one: a
+# planner without statistics would make a join of NOT EXISTS that compares every two events.
+_DUE = """e.delivered_at IS NULL AND e.dead_lettered_at IS NULL AND e.due_at <= :now
+          AND (e.message_id IS NULL OR e.id = (
+    SELECT b.id FROM webhook_event b
+     WHERE b.message_id = e.message_id AND b.delivered_at IS NULL AND b.dead_lettered_at IS NULL
+     ORDER BY b.id LIMIT 1))"""
+_OPEN = WebhookEvent.delivered_at.is_(None) & WebhookEvent.dead_lettered_at.is_(None)
+
+# Part of every statement that changes the state of messages, so that no outcome goes unheard: it
+# stays SQL, for those are the hot ones. `settled` names a CTE with id, key_id, state, settled_at,
+# attempts, detail, host and new_doubt (its fate became unknown, whatever its state is now). A
 # campaign's messages have no key, so that nothing is looked up for them.
+_KIND = "\n".join(
+    f"                WHEN s.state = '{state}' THEN '{kind_of(state)}'" for state in WEBHOOK_STATES
+)
 NOTIFY_SETTLED = f"""
     INSERT INTO webhook_event (key_id, message_id, kind, at, data, due_at, give_up_at)
-    SELECT s.key_id, s.id, 'message.' || CASE WHEN s.new_doubt THEN 'in_doubt' ELSE s.state::text END, s.settled_at,
-           json_build_object('message_id', s.id, 'state', s.state, 'attempts', s.attempts, 'reply', coalesce(s.detail, ''),
-                             'host', coalesce(s.host, '')),
+    SELECT s.key_id, s.id,
+           CASE WHEN s.new_doubt THEN '{kind_of(MessageState.IN_DOUBT)}'
+{_KIND} END,
+           s.settled_at,
+           json_build_object('message_id', s.id, 'state', s.state, 'attempts', s.attempts,
+                             'reply', coalesce(s.detail, ''), 'host', coalesce(s.host, '')),
            clock_timestamp(), s.settled_at + {_PATIENCE_SQL}
       FROM {{settled}} s JOIN api_key k ON k.id = s.key_id
-     WHERE k.webhook_url IS NOT NULL AND (s.new_doubt OR s.state IN ('accepted', 'deferred', 'refused', 'in_doubt'))"""
+     WHERE k.webhook_url IS NOT NULL
+       AND (s.new_doubt OR s.state IN ({sql_list(WEBHOOK_STATES)}))"""
 
 
 class WebhookError(NotifierError, ValueError):
@@ -72,7 +86,7 @@ class WebhookError(NotifierError, ValueError):
     code = "webhook"
 
 
-# --- what is told ----------------------------------------------------------------------------------------------------------------
+# --- what systems are notified of ----------------------------------------------------------------
 
 
 def record(
@@ -84,36 +98,44 @@ def record(
     at: datetime,
     data: Mapping[str, Any],
 ) -> bool:
-    """Let the system behind a key be told `data`, an event of `kind` (one of KINDS) that happened `at`; say whether it wants to know.
+    """Let the system behind a key be notified of an event of `kind` (one of KINDS), with `data`.
 
-    It does not when `key_id` is None or has no webhook. Events of one message are told in the order in which they are recorded.
+    Say whether it wants to know: not when `key_id` is None or has no webhook. Events of one message
+    are delivered in the order in which they are recorded. Raise ValueError for another kind.
     """
     if kind not in KINDS:
         raise ValueError(kind)
     if key_id is None:
         return False
-    row = connection.execute(
-        text(f"""INSERT INTO webhook_event (key_id, message_id, kind, at, data, due_at, give_up_at)
-                 SELECT k.id, :message_id, :kind, cast(:at AS timestamptz), cast(:data AS json), {_FROM_SQL}
-                   FROM api_key k WHERE k.id = :key_id AND k.webhook_url IS NOT NULL RETURNING id""").bindparams(
-            bindparam("message_id", type_=Uuid())
-        ),
-        {
-            "key_id": key_id,
-            "message_id": message_id,
-            "kind": kind,
-            "at": at,
-            "data": orjson.dumps(data).decode(),
-        },
+    # One that is heard of late, or of a clock that runs ahead, is due at once and for as long as
+    # any other.
+    happened = literal(at, DateTime(timezone=True))
+    now = func.clock_timestamp()
+    values = {
+        WebhookEvent.key_id: ApiKey.id,
+        WebhookEvent.message_id: literal(message_id, Uuid()),
+        WebhookEvent.kind: literal(kind, String()),
+        WebhookEvent.at: happened,
+        WebhookEvent.data: literal(dict(data), JSON()),
+        WebhookEvent.due_at: func.least(now, happened),
+        WebhookEvent.give_up_at: func.greatest(now, happened) + PATIENCE,
+    }
+    wanted = select(*values.values()).where(ApiKey.id == key_id, ApiKey.webhook_url.is_not(None))
+    recorded = connection.execute(
+        insert(WebhookEvent).from_select(list(values), wanted).returning(WebhookEvent.id)
     )
-    return row.first() is not None
+    return recorded.first() is not None
 
 
+# SQL, for addresses and their topics come as two arrays in one statement, however many.
 _UNSUBSCRIBED = text(f"""
 INSERT INTO webhook_event (key_id, kind, at, data, due_at, give_up_at)
-SELECT w.key_id, :kind, cast(:at AS timestamptz), json_build_object('topics', w.topics::json, 'email', w.email), {_FROM_SQL}
+SELECT w.key_id, :kind, cast(:at AS timestamptz),
+       json_build_object('topics', w.topics::json, 'email', w.email),
+       least(clock_timestamp(), :at), greatest(clock_timestamp(), :at) + {_PATIENCE_SQL}
   FROM (SELECT DISTINCT m.key_id, a.id, o.topics, a.email
-          FROM unnest(:address_ids, :topics) AS o (address_id, topics) JOIN address a ON a.id = o.address_id
+          FROM unnest(:address_ids, :topics) AS o (address_id, topics)
+          JOIN address a ON a.id = o.address_id
           JOIN message m ON m.address_id = a.id AND m.key_id IS NOT NULL
           JOIN api_key k ON k.id = m.key_id AND k.webhook_url IS NOT NULL) w
 """).bindparams(
@@ -124,32 +146,23 @@ SELECT w.key_id, :kind, cast(:at AS timestamptz), json_build_object('topics', w.
 def record_unsubscribed(
     connection: Connection, stopped: Mapping[int, set[str]], at: datetime
 ) -> int:
-    """Tell of addresses (by number) whose owners stopped topics, each to the systems that wrote to it; return how many events."""
-    if not connection.scalar(
-        text("SELECT EXISTS (SELECT FROM api_key WHERE webhook_url IS NOT NULL)")
-    ):
+    """Notify of addresses (by number) whose owners stopped topics; return how many events.
+
+    Each goes to the systems that wrote to that address.
+    """
+    if not connection.scalar(select(exists().where(ApiKey.webhook_url.is_not(None)))):
         return 0
     topics = [orjson.dumps(sorted(codes)).decode() for codes in stopped.values()]
     values = {"kind": UNSUBSCRIBED, "at": at, "address_ids": list(stopped), "topics": topics}
     return connection.execute(_UNSUBSCRIBED, values).rowcount
 
 
-# --- how it is delivered -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right of one worker to call the receiver of a key at `url` until `until`; `silences` calls before had no answer."""
-
-    key_id: int
-    url: str
-    until: datetime
-    silences: int
+# --- how they are delivered ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What is to be told. `attempts` were made before; after `give_up_at` no more are."""
+    """What is to be delivered. `attempts` were made before; after `give_up_at` no more are."""
 
     id: uuid.UUID
     kind: str
@@ -161,7 +174,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of one call: delivered when there is no `problem`, tried again at `due`, or set aside when that is None."""
+    """What became of one call.
+
+    Delivered when there is no `problem`; tried again at `due`; a dead letter when that is None.
+    """
 
     event_id: uuid.UUID
     problem: str | None
@@ -169,77 +185,79 @@ class Attempt:
 
 
 def lease(
-    connection: Connection, key_id: int, *, now: datetime, held: Lease | None = None
-) -> Lease | None:
-    """Take or renew the right to call a key's receiver; None when it has none, it rests, or another worker has it."""
-    row = connection.execute(
-        text("""UPDATE api_key SET webhook_until = :until
-                 WHERE id = :key_id AND webhook_url IS NOT NULL
-                   AND (webhook_until IS NULL OR webhook_until <= :now OR webhook_until = :held)
-                RETURNING webhook_url, webhook_silences""").bindparams(
-            bindparam("held", type_=DateTime(timezone=True))
-        ),
-        {"key_id": key_id, "until": now + LEASE, "now": now, "held": held.until if held else None},
-    ).first()
-    return None if row is None else Lease(key_id, row[0], now + LEASE, row[1])
+    connection: Connection, key_id: int, *, now: datetime, held: WebhookLease | None = None
+) -> WebhookLease | None:
+    """Take or renew the right to call a key's receiver.
+
+    None when the key has no receiver, that rests, or another worker has the right.
+    """
+    return keys.lease_webhook(connection, key_id, now=now, until=now + LEASE, held=held)
 
 
-def release(connection: Connection, held: Lease, *, answered: bool) -> None:
+def release(connection: Connection, held: WebhookLease, *, answered: bool) -> None:
     """Give the right back. `answered`: the receiver gave an answer, whatever it was."""
-    _rest(connection, held, until=None, silences=0 if answered else held.silences)
+    keys.end_webhook_lease(connection, held, until=None, silences=0 if answered else held.silences)
 
 
-def rest(connection: Connection, held: Lease, *, now: datetime, answered: bool = False) -> None:
-    """Leave a receiver that gave no answer alone for 5 s, 10 s, 20 s … 60 s; what can no longer be told in time is set aside.
+def rest(
+    connection: Connection, held: WebhookLease, *, now: datetime, answered: bool = False
+) -> None:
+    """Leave a receiver that gave no answer alone for 5 s, 10 s, 20 s … 60 s.
 
-    `answered`: it had answered a moment before, so the pauses begin anew.
+    What can no longer be delivered in time becomes a dead letter. `answered`: it had answered a
+    moment before, so the pauses begin anew.
     """
     silences = 0 if answered else held.silences
     pause = min(_MAX_REST, _MIN_REST * 2 ** min(silences, 8))
-    _rest(connection, held, until=now + pause, silences=min(silences + 1, 1000))
+    keys.end_webhook_lease(
+        connection, held, until=now + pause, silences=min(silences + 1, _MAX_SILENCES)
+    )
     connection.execute(
-        text(f"""UPDATE webhook_event e SET dead_lettered_at = :now, problem = coalesce(e.problem, 'the receiver gives no answer')
-                  WHERE e.key_id = :key_id AND {_OPEN} AND e.give_up_at <= :now"""),
-        {"key_id": held.key_id, "now": now},
+        update(WebhookEvent)
+        .where(WebhookEvent.key_id == held.key_id, _OPEN, WebhookEvent.give_up_at <= now)
+        .values(
+            dead_lettered_at=now, problem=func.coalesce(WebhookEvent.problem, literal(_NO_ANSWER))
+        )
     )
 
 
-def _rest(connection: Connection, held: Lease, *, until: datetime | None, silences: int) -> None:
-    connection.execute(
-        text(
-            "UPDATE api_key SET webhook_until = :until, webhook_silences = :silences WHERE id = :key_id AND webhook_until = :held"
-        ),
-        {"key_id": held.key_id, "until": until, "silences": silences, "held": held.until},
-    )
+# SQL, for it is the hottest here, and its plan is chosen by hand (see _DUE).
+_DUE_EVENTS = text(f"""
+SELECT e.id, e.kind, e.at, e.data, e.attempts, e.give_up_at FROM webhook_event e
+ WHERE e.key_id = :key_id AND {_DUE} ORDER BY e.due_at LIMIT :limit
+""").columns(data=JSON())
+
+_DUE_KEYS = text(f"""
+SELECT k.id FROM api_key k
+ WHERE k.webhook_url IS NOT NULL AND (k.webhook_until IS NULL OR k.webhook_until <= :now)
+   AND (SELECT true FROM webhook_event e WHERE e.key_id = k.id AND {_DUE}
+         ORDER BY e.due_at LIMIT 1)
+ ORDER BY k.id
+""")
 
 
 def due(connection: Connection, key_id: int, now: datetime, *, limit: int) -> list[Event]:
-    """Return up to `limit` events that may be told now, at most one of each message, those that wait longest first."""
-    rows = connection.execute(
-        text(f"""SELECT e.id, e.kind, e.at, e.data, e.attempts, e.give_up_at FROM webhook_event e
-                  WHERE e.key_id = :key_id AND {_DUE} ORDER BY e.due_at LIMIT :limit"""),
-        {"key_id": key_id, "now": now, "limit": limit},
-    )
-    return [Event(*row) for row in rows]
+    """Return up to `limit` events that may be delivered now, those that wait longest first.
+
+    They are at most one of each message.
+    """
+    rows = connection.execute(_DUE_EVENTS, {"key_id": key_id, "now": now, "limit": limit})
+    return [Event(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def keys_due(connection: Connection, now: datetime) -> list[int]:
     """Return the keys whose receiver is to be called now and is called by nobody."""
-    rows = connection.scalars(
-        text(f"""SELECT k.id FROM api_key k
-                  WHERE k.webhook_url IS NOT NULL AND (k.webhook_until IS NULL OR k.webhook_until <= :now)
-                    AND (SELECT true FROM webhook_event e WHERE e.key_id = k.id AND {_DUE} ORDER BY e.due_at LIMIT 1)
-                  ORDER BY k.id"""),
-        {"now": now},
-    )
-    return list(rows)
+    return list(connection.scalars(_DUE_KEYS, {"now": now}))
 
 
+# SQL, for a group of calls is settled by one statement, from arrays.
 _SETTLE = text("""
 UPDATE webhook_event e
-   SET attempts = least(e.attempts + 1, 1000), problem = o.problem, due_at = coalesce(o.due, e.due_at),
+   SET attempts = least(e.attempts + 1, 1000), problem = o.problem,
+       due_at = coalesce(o.due, e.due_at),
        delivered_at = CASE WHEN o.delivered THEN :now END,
-       dead_lettered_at = CASE WHEN NOT o.delivered AND o.due IS NULL THEN cast(:now AS timestamptz) END
+       dead_lettered_at = CASE WHEN NOT o.delivered AND o.due IS NULL
+                               THEN cast(:now AS timestamptz) END
   FROM unnest(:ids, :problems, :due, :delivered) AS o (id, problem, due, delivered)
  WHERE e.id = o.id AND e.delivered_at IS NULL
 """).bindparams(
@@ -269,54 +287,52 @@ def settle(connection: Connection, attempts: Sequence[Attempt], now: datetime) -
 def switch_off(
     connection: Connection, key_id: int, *, now: datetime, url: str | None = None
 ) -> bool:
-    """Tell nothing to a key's receiver any more (only if it still is `url`, when given); what is open is set aside. Say whether it was on."""
-    row = connection.execute(
-        text("""UPDATE api_key SET webhook_url = NULL WHERE id = :key_id AND webhook_url IS NOT NULL
-                   AND (cast(:url AS text) IS NULL OR webhook_url = :url) RETURNING id"""),
-        {"key_id": key_id, "url": url},
-    ).first()
-    if row is None:
+    """Notify a key's receiver no more (only if it still is `url`, when given); say if it was on.
+
+    What is open becomes a dead letter.
+    """
+    if not keys.remove_webhook(connection, key_id, url=url):
         return False
     connection.execute(
-        text(
-            f"UPDATE webhook_event e SET dead_lettered_at = :now, problem = :problem WHERE e.key_id = :key_id AND {_OPEN}"
-        ),
-        {"key_id": key_id, "now": now, "problem": SWITCHED_OFF},
+        update(WebhookEvent)
+        .where(WebhookEvent.key_id == key_id, _OPEN)
+        .values(dead_lettered_at=now, problem=SWITCHED_OFF)
     )
     return True
 
 
-# --- what an operator does ---------------------------------------------------------------------------------------------------------
-
-
-def set_url(connection: Connection, name: str, url: str) -> None:
-    """Tell events of this key's messages to `url` from now on, at once also those that wait. Raise NotFoundError."""
-    keys.set_webhook(connection, name, url)
-    connection.execute(
-        text("UPDATE api_key SET webhook_until = NULL, webhook_silences = 0 WHERE name = :name"),
-        {"name": name},
-    )
+# --- what an operator does -----------------------------------------------------------------------
 
 
 def replay(
     connection: Connection, key_id: int, *, now: datetime, since: datetime | None = None
 ) -> int:
-    """Tell again, for another 3 days, every event that happened at or after `since`, delivered or not; return how many.
+    """Deliver again, for another 3 days, each event of or after `since`; return how many.
 
-    Without `since`, those that were set aside.
+    They are delivered again whether they were before or not. Without `since`: the dead letters.
     """
-    chosen = "e.at >= :since" if since else "e.dead_lettered_at IS NOT NULL"
+    chosen = (
+        WebhookEvent.dead_lettered_at.is_not(None) if since is None else WebhookEvent.at >= since
+    )
     return connection.execute(
-        text(f"""UPDATE webhook_event e SET delivered_at = NULL, dead_lettered_at = NULL, attempts = 0, due_at = :now,
-                        give_up_at = cast(:now AS timestamptz) + {_PATIENCE_SQL}
-                  WHERE e.key_id = :key_id AND {chosen}"""),
-        {"key_id": key_id, "now": now, "since": since},
+        update(WebhookEvent)
+        .where(WebhookEvent.key_id == key_id, chosen)
+        .values(
+            delivered_at=None,
+            dead_lettered_at=None,
+            attempts=0,
+            due_at=now,
+            give_up_at=now + PATIENCE,
+        )
     ).rowcount
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What became of the events of a key. `problem` is that of the newest event that is not delivered and has one."""
+    """What became of the events of a key.
+
+    `problem` is that of the newest event that is not delivered and has one.
+    """
 
     key: str
     url: str | None
@@ -328,20 +344,34 @@ class Overview:
 
 def overview(connection: Connection, name: str | None = None) -> list[Overview]:
     """Return every key that has a webhook or events of one, or the one with that name, by name."""
-    rows = connection.execute(
-        text(f"""SELECT k.name, k.webhook_url, count(e.id) FILTER (WHERE {_OPEN}), count(e.delivered_at), count(e.dead_lettered_at),
-                        (array_agg(e.problem ORDER BY e.id DESC) FILTER (WHERE e.delivered_at IS NULL AND e.problem IS NOT NULL))[1]
-                   FROM api_key k LEFT JOIN webhook_event e ON e.key_id = k.id
-                  WHERE cast(:name AS text) IS NULL OR k.name = :name
-                  GROUP BY k.id HAVING k.webhook_url IS NOT NULL OR count(e.id) > 0 OR cast(:name AS text) IS NOT NULL ORDER BY k.name"""),
-        {"name": name},
+    unsolved = WebhookEvent.delivered_at.is_(None) & WebhookEvent.problem.is_not(None)
+    newest = func.array_agg(aggregate_order_by(WebhookEvent.problem, WebhookEvent.id.desc()))
+    query = (
+        select(
+            ApiKey.name.label("key"),
+            ApiKey.webhook_url.label("url"),
+            func.count(WebhookEvent.id).filter(_OPEN).label("waiting"),
+            func.count(WebhookEvent.delivered_at).label("delivered"),
+            func.count(WebhookEvent.dead_lettered_at).label("dead_letter"),
+            newest.filter(unsolved)[1].label("problem"),
+        )
+        .outerjoin(WebhookEvent, WebhookEvent.key_id == ApiKey.id)
+        .group_by(ApiKey.id)
+        .order_by(ApiKey.name)
     )
-    return [Overview(*row) for row in rows]
+    if name is None:
+        query = query.having(ApiKey.webhook_url.is_not(None) | (func.count(WebhookEvent.id) > 0))
+    else:
+        query = query.where(ApiKey.name == name)
+    return [
+        Overview(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+        for row in connection.execute(query)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An event that is not delivered though that was tried, or that was set aside."""
+    """An event that is not delivered though that was tried, or that is a dead letter."""
 
     id: uuid.UUID
     message_id: uuid.UUID | None
@@ -354,21 +384,34 @@ class Trouble:
 
 
 def troubles(connection: Connection, key_id: int, *, limit: int) -> list[Trouble]:
-    """Return the newest events of a key that were set aside or could not be told so far."""
+    """Return the newest events of a key that are dead letters or could not be delivered so far."""
     rows = connection.execute(
-        text("""SELECT id, message_id, kind, at, attempts, due_at, dead_lettered_at, problem FROM webhook_event
-                 WHERE key_id = :key_id AND delivered_at IS NULL AND (dead_lettered_at IS NOT NULL OR attempts > 0)
-                 ORDER BY id DESC LIMIT :limit"""),
-        {"key_id": key_id, "limit": limit},
+        select(
+            WebhookEvent.id,
+            WebhookEvent.message_id,
+            WebhookEvent.kind,
+            WebhookEvent.at,
+            WebhookEvent.attempts,
+            WebhookEvent.due_at,
+            WebhookEvent.dead_lettered_at,
+            WebhookEvent.problem,
+        )
+        .where(
+            WebhookEvent.key_id == key_id,
+            WebhookEvent.delivered_at.is_(None),
+            WebhookEvent.dead_lettered_at.is_not(None) | (WebhookEvent.attempts > 0),
+        )
+        .order_by(WebhookEvent.id.desc())
+        .limit(limit)
     )
-    return [Trouble(*row) for row in rows]
+    return [Trouble(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def forget(connection: Connection, before: datetime) -> int:
-    """Delete what was recorded before that moment and is no longer open: it names addresses. Return how many."""
+    """Delete what was recorded before that moment and is no longer open; return how many.
+
+    It names addresses.
+    """
     return connection.execute(
-        text(
-            "DELETE FROM webhook_event e WHERE e.id < :floor AND (e.delivered_at IS NOT NULL OR e.dead_lettered_at IS NOT NULL)"
-        ).bindparams(bindparam("floor", type_=Uuid())),
-        {"floor": id_floor(before)},
+        delete(WebhookEvent).where(WebhookEvent.id < id_floor(before), ~_OPEN)
     ).rowcount

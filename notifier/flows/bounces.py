@@ -1,76 +1,104 @@
-"""The story of mail that comes back: it is noted beside its message, the address is stopped if it must be, and the sender hears of it."""
+"""The story of mail that comes back: noted beside its message, and followed by what it proves.
+
+The address is stopped if it must be, and the system that asked for the message is notified. Whoever
+gets our mail sees its return path and could write a report by hand. So a report of a dead address
+stops optional topics at once, and mail that the law demands only when a report of another message
+comes on a later day. A refusal that our own connection heard needs no second one: see the settle.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from datetime import datetime, timedelta
 
-from notifier.domain import addresses, webhooks
+from sqlalchemy.orm import Session
+
+from notifier.db import born_at
+from notifier.domain import addresses, message_lookups, messages, webhooks
 from notifier.domain import suppressions as suppression
-from notifier.inbound import reports as bounces
-from notifier.inbound.reports import Kind, Report
+from notifier.domain.calendar import HANOI
+from notifier.domain.suppressions import EVERY_TOPIC, Reason
+from notifier.inbound import reports
+from notifier.inbound.reports import Report
 from notifier.services import Services
+from notifier.states import MessageState
 
-_HOOKS = {Kind.BOUNCED: webhooks.BOUNCED, Kind.COMPLAINED: webhooks.COMPLAINED}
+MAX_AGE = timedelta(days=30)
+"""A bounce of a message older than that is noted and stops nothing: servers give up within days."""
 
 
 def take(services: Services, raw: bytes, recipient: str) -> Report | None:
-    """Take in a mail that came to `recipient`; return what it reports, None when it is no proven report. Twice is the same as once.
+    """Take in a mail that came to `recipient`; return what it reports.
 
-    A bounce of a dead address stops every topic; a complaint stops every topic that one may stop.
+    None when it is no proven report. Twice is the same as once.
     """
-    report = bounces.read(raw, recipient, services.signer)
+    report = reports.read(raw, recipient, services.signer)
     if report is None:
         return None
     now = services.clock()
     with services.session() as session:
-        row = None
+        message = None
         if report.message_id is not None:
-            # A complaint quotes its message without proof, so the proven address must be the message's own.
-            row = session.execute(
-                text("""SELECT m.id, m.address_id, m.key_id, c.sandbox FROM message m JOIN campaign c ON c.id = m.campaign_id
-                         WHERE m.id = :id AND (cast(:address_id AS bigint) IS NULL OR m.address_id = :address_id)"""),
-                {"id": report.message_id, "address_id": report.address_id},
-            ).first()
-        found = row.address_id if row is not None else report.address_id
-        if found is None:
-            return None
-        address_id = int(found)
-        if addresses.lock(session, [address_id]) != {address_id}:
-            return None
-        if row is None or not row.sandbox:
-            if report.dead:
-                suppression.suppress(
-                    session,
-                    address_id,
-                    suppression.EVERY_TOPIC,
-                    reason="hard_bounce",
-                    source="bounce",
-                    now=now,
-                )
-            if report.kind is Kind.COMPLAINED:
-                optional = [
-                    (address_id, topic.code)
-                    for topic in services.topics.values()
-                    if not topic.statutory
-                ]
-                suppression.suppress_many(
-                    session, optional, reason="complaint", source="report", now=now
-                )
-        if row is not None:
-            new = session.execute(
-                text("""INSERT INTO message_event (message_id, at, kind, detail)
-                        SELECT :id, cast(:at AS timestamptz), cast(:kind AS text), :detail
-                         WHERE NOT EXISTS (SELECT FROM message_event e WHERE e.message_id = :id AND e.kind = :kind) RETURNING id"""),
-                {"id": row.id, "at": now, "kind": report.kind.value, "detail": report.detail},
+            # A complaint quotes its message without proof, so the proven address must be the
+            # message's own.
+            message = message_lookups.find_reported(
+                session.connection(), report.message_id, address_id=report.address_id
             )
-            if new.first() is not None and row.key_id is not None:
-                data = {"message_id": str(row.id), "status": report.status, "detail": report.detail}
-                webhooks.record(
-                    session.connection(),
-                    key_id=row.key_id,
-                    message_id=row.id,
-                    kind=_HOOKS[report.kind],
-                    at=now,
-                    data=data,
-                )
+        address_id = report.address_id if message is None else message.address_id
+        if address_id is None or addresses.lock(session, [address_id]) != {address_id}:
+            return None
+        new = message is not None and messages.record_report(
+            session.connection(), message.id, report.state, at=now, detail=report.detail
+        )
+        if message is None or not message.sandbox:
+            _stop(session, services, report, address_id, now=now, new=new)
+        if message is not None and new:
+            webhooks.record(
+                session.connection(),
+                key_id=message.key_id,
+                message_id=message.id,
+                kind=webhooks.kind_of(report.state),
+                at=now,
+                data={
+                    "message_id": str(message.id),
+                    "status": report.status,
+                    "detail": report.detail,
+                },
+            )
     return report
+
+
+def _stop(
+    session: Session,
+    services: Services,
+    report: Report,
+    address_id: int,
+    *,
+    now: datetime,
+    new: bool,
+) -> None:
+    """Stop what a report proves must not be sent; a bounce that was known before stops nothing."""
+    optional = [
+        (address_id, topic.code) for topic in services.topics.values() if not topic.statutory
+    ]
+    if report.state is MessageState.COMPLAINED:
+        suppression.suppress_many(
+            session, optional, reason=Reason.COMPLAINT, source="report", now=now
+        )
+    elif report.dead and new and report.message_id is not None:
+        if now - born_at(report.message_id) > MAX_AGE:
+            return
+        if _is_confirmed(session, address_id, now):
+            optional = [(address_id, EVERY_TOPIC)]
+        suppression.suppress_many(
+            session, optional, reason=Reason.HARD_BOUNCE, source="bounce", now=now
+        )
+
+
+def _is_confirmed(session: Session, address_id: int, now: datetime) -> bool:
+    """Say whether the address was reported dead on an earlier day (of Hanoi), and still counts so.
+
+    The stops of the first report say so: whoever lifts them, because the address works again,
+    takes that report back, too. Each message is reported once, so it was of another message.
+    """
+    since = suppression.stopped_since(session, address_id, Reason.HARD_BOUNCE)
+    return since is not None and since.astimezone(HANOI).date() < now.astimezone(HANOI).date()

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from notifier.domain import batches, campaigns, messages, tallies
+from notifier.domain import batches, campaigns, message_lookups, messages, tallies
 from notifier.schema import Campaign
 from notifier.services import Services
 from notifier.states import WAITING, CampaignState, CampaignStep, MessageState
@@ -103,7 +103,7 @@ def _counts(session: Session, campaign: Campaign) -> Counts:
     return Counts(
         states=states,
         skipped=(
-            messages.problems_by_reason(connection, campaign.id, skipped)
+            message_lookups.problems_by_reason(connection, campaign.id, skipped)
             if states.get(skipped)
             else {}
         ),

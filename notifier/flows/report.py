@@ -10,9 +10,9 @@ from typing import Any
 import xlsxwriter
 from defusedcsv import csv
 
-from notifier.domain import campaigns, messages
+from notifier.domain import campaigns, message_lookups
 from notifier.domain.calendar import HANOI
-from notifier.domain.messages import Account
+from notifier.domain.message_lookups import Account
 from notifier.errors import CampaignError
 from notifier.services import Services
 
@@ -53,7 +53,7 @@ def write_report(
                 "The campaign has more messages than a spreadsheet has rows.",
                 fix="Write a .csv report instead.",
             )
-        rows = messages.accounts(session.connection(), campaign.id)
+        rows = message_lookups.accounts(session.connection(), campaign.id)
         written = 0
         # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
         part = out.with_name(out.name + ".part")

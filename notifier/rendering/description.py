@@ -1,13 +1,10 @@
-"""What an author says about a template: template.toml and example.json, read through models.
-
-Pydantic finds what is wrong; the person reads one sentence that names the file and the key.
-"""
+"""What an author says about a template: template.toml and example.json, read through models."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -29,11 +26,13 @@ from notifier.rendering.fields import (
     LANGUAGES,
     LINE_KEY,
     MAX_MONEY,
+    SCOPES,
     Field,
     Problem,
     problems_in,
 )
 from notifier.rendering.folder import SHARED, Folder
+from notifier.validation import Otherwise, Table, read, wrong
 
 CONSTANT_NAMES = ("sender", "topic", "language", "verify_url", "public_url")
 RECIPIENT_NAMES = ("name", "tax_code", "unsubscribe_url", "check_code", LINE_KEY)
@@ -42,32 +41,12 @@ MAX_TEXT_LENGTH = 32_000
 _RESERVED = frozenset({*CONSTANT_NAMES, *RECIPIENT_NAMES, "email", "loop", "range"})
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _SHARED_FILE = re.compile(rf"{SHARED}/[a-z0-9-]+\.toml")
+_MAX_SHOWN = 60
 
 
-class _WrongError(ValueError):
-    """What a check of ours found: the rest of the sentence about a place, below the checked one."""
+class _Words(Table):
+    """One text a language."""
 
-    def __init__(self, words: str, below: str = "", fix: str = "") -> None:
-        super().__init__(words)
-        self.words = words
-        self.below = below
-        self.fix = fix
-
-
-def _field_name(name: str) -> str:
-    if not _FIELD_NAME.fullmatch(name):
-        raise _WrongError("cannot be the name of a field", fix="It is reserved or not a name.")
-    return name
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Words(_Strict):
     vi: str | None = None
     en: str | None = None
 
@@ -76,33 +55,45 @@ class _Words(_Strict):
         return next((each for each in languages if not (getattr(self, each) or "").strip()), None)
 
     def texts(self) -> dict[str, str]:
+        """Return them by language."""
         return self.model_dump(exclude_none=True)
 
 
-class _FieldTable(_Strict):
-    type: Literal["text", "money", "integer", "date", "datetime"]
-    label: _Words
-    synonyms: list[str] = []
-    required: bool = False
-    max_length: Annotated[int, Limits(ge=1, le=MAX_TEXT_LENGTH)] = DEFAULT_MAX_LENGTH
-    scope: Literal["recipient", "campaign"] = "recipient"
-    minimum: Annotated[int, Limits(ge=-MAX_MONEY, le=MAX_MONEY)] | None = None
+class _FieldTable(Table):
+    """One field of a mail, or of its lines."""
 
-    @field_validator("label")
-    @classmethod
-    def _in_each_language(cls, label: _Words) -> _Words:
-        if lacking := label.lacking(LANGUAGES):
-            raise _WrongError(f"has no text for '{lacking}'")
-        return label
+    type: Annotated[
+        Literal["text", "money", "integer", "date", "datetime"],
+        Otherwise(f"must be one of {', '.join(FIELD_TYPES)}."),
+    ]
+    label: Annotated[_Words, AfterValidator(lambda label: _in_every(label, LANGUAGES))]
+    synonyms: Annotated[list[str], Otherwise("must be a list of texts.")] = Limits(
+        default_factory=list
+    )
+    required: Annotated[bool, Otherwise("must be true or false.")] = False
+    max_length: Annotated[
+        int,
+        Limits(ge=1, le=MAX_TEXT_LENGTH),
+        Otherwise(f"must be a number from 1 to {MAX_TEXT_LENGTH}."),
+    ] = DEFAULT_MAX_LENGTH
+    scope: Annotated[
+        Literal["recipient", "campaign"], Otherwise(f"must be {' or '.join(SCOPES)}.")
+    ] = "recipient"
+    minimum: Annotated[
+        int | None,
+        Limits(ge=-MAX_MONEY, le=MAX_MONEY),
+        Otherwise("must be a whole number of at most 16 digits."),
+    ] = None
 
     @field_validator("minimum")
     @classmethod
     def _of_numbers(cls, minimum: int | None, info: ValidationInfo) -> int | None:
         if minimum is not None and info.data.get("type") not in {"money", "integer"}:
-            raise _WrongError("is for fields of type money or integer")
+            raise wrong("is for fields of type money or integer.", "Remove it.")
         return minimum
 
     def field(self, name: str) -> Field:
+        """Return the field of that name."""
         return Field(
             name=name,
             type=self.type,
@@ -115,47 +106,71 @@ class _FieldTable(_Strict):
         )
 
 
-_Tables = dict[Annotated[str, AfterValidator(_field_name)], _FieldTable]
+def _in_every(words: _Words, languages: tuple[str, ...]) -> _Words:
+    if lacking := words.lacking(languages):
+        raise wrong(f"has no text for '{lacking}'.", "Add it.")
+    return words
 
 
-class _Fields(_Strict):
+def _named(tables: dict[str, _FieldTable], reserved: frozenset[str]) -> dict[str, _FieldTable]:
+    for name in tables:
+        if not _FIELD_NAME.fullmatch(name) or name in reserved:
+            raise wrong(
+                f"has the key {name[:_MAX_SHOWN]}, which cannot be the name of a field.",
+                "It is reserved or not a name: choose another.",
+            )
+    return tables
+
+
+class _Fields(Table):
     """The fields of a mail, in template.toml or in a file that several templates share."""
 
-    fields: _Tables = {}
-    lines: _Tables = {}
-
-    @field_validator("fields")
-    @classmethod
-    def _not_reserved(cls, fields: dict[str, _FieldTable]) -> dict[str, _FieldTable]:
-        if reserved := next((name for name in fields if name in _RESERVED), None):
-            raise _WrongError(
-                "cannot be the name of a field", reserved, "It is reserved or not a name."
-            )
-        return fields
+    fields: Annotated[
+        dict[str, _FieldTable], AfterValidator(lambda tables: _named(tables, _RESERVED))
+    ] = Limits(default_factory=dict)
+    lines: Annotated[
+        dict[str, _FieldTable], AfterValidator(lambda tables: _named(tables, frozenset()))
+    ] = Limits(default_factory=dict)
 
     @field_validator("lines")
     @classmethod
     def _of_recipients(cls, lines: dict[str, _FieldTable]) -> dict[str, _FieldTable]:
         if wide := next((name for name, each in lines.items() if each.scope != "recipient"), None):
-            raise _WrongError(_WORDS["scope"], f"{wide}.scope")
+            raise wrong(
+                f"has the field {wide} of scope campaign.", "A line is always a recipient's own."
+            )
         return lines
+
+
+def _both() -> list[Literal["vi", "en"]]:
+    return ["vi", "en"]
 
 
 class Description(_Fields):
     """template.toml: what a mail is about, and which fields it needs."""
 
-    topic: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
-    languages: Annotated[list[Literal["vi", "en"]], Limits(min_length=1)] = ["vi", "en"]
+    topic: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$"),
+        Otherwise("is not a name.", "Name a topic of topics.toml."),
+    ]
+    languages: Annotated[
+        list[Literal["vi", "en"]],
+        Limits(min_length=1),
+        Otherwise(f"must be a list of {' and '.join(LANGUAGES)}."),
+    ] = Limits(default_factory=_both)
     title: _Words
-    fields_from: str | None = None
+    fields_from: Annotated[
+        str | None,
+        Limits(pattern=rf"^{SHARED}/[a-z0-9-]+\.toml$"),
+        Otherwise(f'must be a file such as "{SHARED}/dossier-fields.toml".'),
+    ] = None
     control_total: str | None = None
 
     @field_validator("title")
     @classmethod
     def _in_its_languages(cls, title: _Words, info: ValidationInfo) -> _Words:
-        if lacking := title.lacking(tuple(info.data.get("languages", ()))):
-            raise _WrongError(f"has no text for '{lacking}'")
-        return title
+        return _in_every(title, tuple(info.data.get("languages", ())))
 
     @field_validator("control_total")
     @classmethod
@@ -164,46 +179,22 @@ class Description(_Fields):
             name in (fields := info.data.get("fields", {})) and fields[name].type == "money"
         ):
             return name
-        raise _WrongError(_WORDS["control_total"])
-
-
-_WORDS = {
-    "topic": "is missing or not a name",
-    "languages": f"must be a list of {' and '.join(LANGUAGES)}",
-    "title": f"needs a text for {' and '.join(LANGUAGES)}",
-    "label": f"needs a text for {' and '.join(LANGUAGES)}",
-    "fields": "must be a table of fields",
-    "lines": "must be a table of fields",
-    "fields_from": f'must be a file such as "{SHARED}/dossier-fields.toml"',
-    "control_total": "must name a money field",
-    "type": f"must be one of {', '.join(FIELD_TYPES)}",
-    "scope": "must be recipient, or campaign for a field outside lines",
-    "synonyms": "must be a list of texts",
-    "required": "must be true or false",
-    "max_length": f"must be a number from 1 to {MAX_TEXT_LENGTH}",
-    "minimum": "must be a whole number of at most 16 digits",
-}
+        raise wrong("must name a money field.", "Correct or remove it.")
 
 
 def describe(folder: Folder) -> Description:
     """Return template.toml; raise TemplateError that names the file and key at fault."""
-    shown = folder.shown("template.toml")
     values = folder.toml("template.toml")
     path = values.get("fields_from")
     if isinstance(path, str) and _SHARED_FILE.fullmatch(path):
         shared = folder.toml(path)
-        _read(_Fields, shared, path)
+        read(_Fields, shared, where=path, raises=TemplateError)
         values = _with_shared(values, shared)
-    elif path is not None:
-        raise TemplateError(f"{shown}: 'fields_from' {_WORDS['fields_from']}.")
-    return _read(Description, values, shown)
+    return read(Description, values, where=folder.shown("template.toml"), raises=TemplateError)
 
 
 def _with_shared(values: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description with the shared fields first.
-
-    A key of its own replaces the shared one.
-    """
+    """Return a description with the shared fields first; its own keys replace the shared ones."""
     merged = dict(values)
     for section in ("fields", "lines"):
         tables: dict[str, Any] = dict(shared.get(section, {}))
@@ -215,41 +206,6 @@ def _with_shared(values: dict[str, Any], shared: Mapping[str, Any]) -> dict[str,
             tables[name] = {**tables[name], **table} if both else table
         merged[section] = tables
     return merged
-
-
-def _read(model: type[_Model], values: Mapping[str, Any], shown: str) -> _Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _explained(error.errors(include_url=False)[0], shown) from None
-
-
-def _explained(error: Mapping[str, Any], shown: str) -> TemplateError:
-    """Return the sentence for what pydantic found first."""
-    path: list[str] = []
-    for part in error["loc"]:
-        if isinstance(part, int) or part == "[key]":
-            break
-        path.append(part[:60])
-    place = ".".join(path)
-    ours = error.get("ctx", {}).get("error")
-    if isinstance(ours, _WrongError):
-        below = f".{ours.below}" if ours.below else ""
-        return TemplateError(f"{shown}: '{place}{below}' {ours.words}.", fix=ours.fix)
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_known(path)))
-        return TemplateError(f"{shown}: '{place}' is not known.", fix=f"Known are: {known}.")
-    if path[-1] in LANGUAGES:
-        return TemplateError(f"{shown}: '{place}' must be a text.")
-    table = len(path) == len(("fields", "name")) and path[0] in {"fields", "lines"}
-    return TemplateError(f"{shown}: '{place}' {'must be a table' if table else _WORDS[path[-1]]}.")
-
-
-def _known(path: list[str]) -> Iterable[str]:
-    """Return the keys that may stand beside the last one of a path."""
-    if path[-2:-1] in (["title"], ["label"]):
-        return LANGUAGES
-    return (Description if len(path) == 1 else _FieldTable).model_fields
 
 
 class _Example(BaseModel):
@@ -304,7 +260,7 @@ def _misfit(shown: str, pointer: str, problem: Problem, types: Mapping[str, str]
         shown = f"{shown}, line {int(parts[1]) + 1}"
         if len(parts) == len((LINE_KEY, "0")):
             return TemplateError(f"{shown} is not an object.")
-    name = parts[-1].replace("~1", "/").replace("~0", "~")[:60]
+    name = parts[-1].replace("~1", "/").replace("~0", "~")[:_MAX_SHOWN]
     if problem.code == "unknown":
         return TemplateError(f"{shown} has '{name}', which is no field of the template.")
     if problem.code == "missing":

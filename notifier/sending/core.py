@@ -73,8 +73,8 @@ class Terms:
 
     `deadline` says until when (epoch) a row may be sent. `next_due` says when (epoch) to try again
     after so many attempts, given the time, the deadline and the wait that the server asked for;
-    None: not before the deadline. `hold`: a message in doubt waits for a person. `sandbox`: refusals
-    are played.
+    None: not before the deadline. `hold`: a message in doubt waits for a person. `sandbox`: all
+    refusals are played.
     """
 
     deadline: Callable[[Row], float]
@@ -97,7 +97,7 @@ class Settle:
 
 @dataclass(slots=True)
 class Flight:
-    """A message that was handed to a connection. `sha256` is of its content, `began` a boot time."""
+    """A message that a connection was handed. `sha256` is of its content, `began` a boot time."""
 
     row: Row
     message: Outgoing

@@ -1,4 +1,7 @@
-"""What all messages of one campaign have in common, compiled once in each worker process and kept while it is busy with them."""
+"""What all messages of one campaign have in common.
+
+Compiled once in each worker process and kept while it is busy with them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ NOTICE_LIFETIME = 3 * 86_400.0
 
 @dataclass(slots=True)
 class Job:
-    """A campaign as the sender needs it. Times are epoch seconds. Frozen at launch, so it may be kept."""
+    """A campaign as the sender needs it. Times are epoch seconds.
+
+    Frozen at launch, so it may be kept.
+    """
 
     campaign_id: int
     terms: Terms
@@ -42,7 +48,10 @@ class Job:
         return self.terms.in_doubt is InDoubtPolicy.HOLD
 
     def deadline(self, row: Row) -> float:
-        """Return until when the message may be sent: its own end, the campaign's, or three days after a notice was made."""
+        """Return until when the message may be sent.
+
+        That is its own end, the campaign's, or three days after a notice was made.
+        """
         if row.expires_at is not None:
             return row.expires_at
         return (
@@ -60,7 +69,7 @@ class Job:
         return None if opens <= moment else opens.timestamp()
 
     def blueprint(self, language: str) -> Blueprint:
-        """Return the compiled mail in `language`, or in the template's first language when it lacks that one."""
+        """Return the compiled mail in `language`, or in the first one of a template without it."""
         found = self._blueprints.get(language)
         if found is None:
             known = language if language in self.template.languages else self.template.languages[0]
@@ -84,7 +93,7 @@ class Job:
         return data
 
     def letter(self, row: Row, now: float) -> Letter:
-        """Return what differs from recipient to recipient, for the message `row` that is sent at `now`."""
+        """Return what differs between recipients, for the message `row` that is sent at `now`."""
         return Letter(
             message_id=row.id,
             to_address=row.email,
@@ -96,7 +105,7 @@ class Job:
         )
 
     def _second(self, now: float) -> datetime:
-        """Return `now` to the second; the same object within one second, so that its header is written once."""
+        """Return `now` to the second, within one second the same object: one header for all."""
         second = int(now)
         if second != self._date[0]:
             self._date = (second, datetime.fromtimestamp(second, UTC))

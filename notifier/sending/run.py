@@ -19,12 +19,12 @@ import structlog
 
 from notifier import observability
 from notifier.channel import Channel, Connection, Fate, Go, Outgoing, Unreachable, Verdict
+from notifier.retries import next_due
 from notifier.sending.budgets import SLOT_SECONDS, Habits, Sign, Throttle
 from notifier.sending.core import GROUP, Core, Moment, Settle, Terms
 from notifier.sending.jobs import Job
 from notifier.sending.ledger import Lease, Ledger, Row, Settled
 from notifier.sending.pool import Pool
-from notifier.sending.retries import next_due
 from notifier.sending.routes import Route
 from notifier.states import CampaignState
 
@@ -38,7 +38,8 @@ _MESSAGES_PER_CONNECTION = 8
 _ASLEEP = 1.0
 # A batch that is over waits so long (seconds) for connections that are being opened.
 _LAST_OPENING = 1.0
-# The monotonic clock stands still while a machine is suspended; this one goes on where there is one.
+# The monotonic clock stands still while a machine is suspended; this one, where there is one, does
+# not.
 boot_time = functools.partial(
     time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 )
@@ -156,7 +157,8 @@ class BatchRun:
             except Exception as error:  # noqa: BLE001
                 # Whatever a template or one row's data does, it must cost that row alone and never
                 # the batch. A traceback may hold data.
-                log.error("unrenderable", message=str(row.id), error=type(error).__name__)  # noqa: TRY400
+                name = type(error).__name__
+                log.error("unrenderable", message=str(row.id), error=name)  # noqa: TRY400
                 core.unrenderable(row, wall)
                 continue
             core.started(row, message, hashlib.sha256(message.content).hexdigest(), boot)

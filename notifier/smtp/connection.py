@@ -212,7 +212,7 @@ class PipelinedConnection(asyncio.Protocol):
                 self.source.settled(message, verdict, self.host)
         elif reply.stage is Stage.DATA:
             self._on_data_reply(code, text)
-        elif reply.stage is not None and self._failure is None and not 200 <= code < 300:  # noqa: PLR2004
+        elif reply.stage is not None and self._failure is None and code // 100 != 2:  # noqa: PLR2004
             self._failure = self._failed(reply.stage, code, text)
         # 421: the server is closing the channel (RFC 5321 section 3.8). 3yz answers DATA alone, 2yz
         # everything else: a reply out of place may be somebody else's, so that from here on no
@@ -452,7 +452,7 @@ class PlainConnection:
 
 @dataclass(frozen=True, slots=True)
 class SmtpChannel:
-    """The way to one mail server, as `hostname`; a `channel.Channel`. `timeout`: seconds a reply."""
+    """The way to one mail server, as `hostname`, with `timeout` seconds a reply: a `Channel`."""
 
     server: SmtpServer
     hostname: str
@@ -497,7 +497,7 @@ async def connect(server: SmtpServer, *, hostname: str, timeout: float, limit: i
         if client.last_ehlo_response is None:
             await client.ehlo()
         if client.supports_extension("pipelining"):
-            # uvloop's transports are no subclass of asyncio.Transport, yet keep its whole interface.
+            # uvloop's transports are no subclass of asyncio.Transport, yet keep its interface.
             transport = cast("asyncio.Transport", client.transport)
             return PipelinedConnection(transport, server.host, timeout=timeout, limit=limit)
     except BaseException:

@@ -13,11 +13,10 @@ from enum import StrEnum
 import aiosmtplib
 
 from notifier.channel import Fate, Verdict
+from notifier.smtp import codes
+from notifier.smtp.codes import Meaning
 
 _ENHANCED = re.compile(r"^(?:\d{3}[ -])?([245])\.(\d{1,3})\.(\d{1,3})\b")
-_RATE_WORDS = re.compile(
-    r"\brate\b|too many|too much|unusual|throttl|temporar|try again", re.IGNORECASE
-)
 # RFC 6647 section 4: a stranger is asked to come again. It is meant for everybody, so no reason to
 # slow down.
 _GREYLIST = re.compile(r"gr[ea]y[- ]?list", re.IGNORECASE)
@@ -35,10 +34,6 @@ _ASKED_WAIT = re.compile(
     r"\b(?:in|after|for|within)\s+(\d{1,5})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b",
     re.IGNORECASE,
 )
-_CONTENT_CODES = frozenset(
-    {"5.3.4", "5.6.0", "5.6.1", "5.6.2", "5.6.3", "5.6.4", "5.6.5", "5.6.6", "5.6.7"}
-)
-_DEAD_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"})
 MAX_DETAIL_CHARS = 300
 
 # How long to wait before the next attempt where the reply tells more than "later" (seconds).
@@ -121,9 +116,10 @@ def _later(stage: Stage, code: int, text: str, detail: str) -> Verdict:
         not enhanced and stage is not Stage.MAIL and bool(_MAILBOX_WORDS.search(text))
     )
     if mailbox:
-        if enhanced == "4.2.2" or (code == 452 and not enhanced.startswith("4.1.")):  # noqa: PLR2004
+        full = code == 452 and not enhanced.startswith("4.1.")  # noqa: PLR2004
+        if enhanced == "4.2.2" or full:
             return Verdict(Fate.LATER, detail, retry_after=wait or MAILBOX_FULL_SECONDS)
-        rate = enhanced == "4.2.1" and _RATE_WORDS.search(text)
+        rate = enhanced == "4.2.1" and codes.RATE_WORDS.search(text)
         return Verdict(
             Fate.LATER, detail, retry_after=wait or (MAILBOX_RATE_SECONDS if rate else 0)
         )
@@ -159,19 +155,20 @@ def _refused(stage: Stage, code: int, text: str, detail: str) -> Verdict:
         # Refusing us or our sender address says nothing of the recipient: a person must mend it,
         # the messages wait.
         return Verdict(Fate.LATER, detail, slow_route=True, unsent=True)
-    if enhanced.startswith("5.7."):
-        # A block of this sender (policy, DMARC, blocklist): never held against the address.
-        return Verdict(Fate.REFUSED, detail, slow_route=True)
-    if enhanced in _CONTENT_CODES:
-        return Verdict(Fate.REFUSED, detail, bad_content=True)
-    if enhanced == "5.2.2":
-        # A full mailbox is emptied some day, whatever the first digit says.
-        return Verdict(Fate.LATER, detail, retry_after=MAILBOX_FULL_SECONDS)
-    if enhanced == "5.2.1" and _RATE_WORDS.search(text):
-        # Gmail answers so when one mailbox gets too much at once.
-        return Verdict(Fate.LATER, detail, retry_after=MAILBOX_RATE_SECONDS)
-    dead = enhanced in _DEAD_ADDRESS and stage in {Stage.RCPT, Stage.DOT}
-    return Verdict(Fate.REFUSED, detail, dead_address=dead)
+    match codes.meaning(enhanced, text):
+        case Meaning.SENDER_BLOCKED:
+            return Verdict(Fate.REFUSED, detail, slow_route=True)
+        case Meaning.CONTENT:
+            return Verdict(Fate.REFUSED, detail, bad_content=True)
+        case Meaning.MAILBOX_FULL:
+            return Verdict(Fate.LATER, detail, retry_after=MAILBOX_FULL_SECONDS)
+        case Meaning.MAILBOX_BUSY:
+            return Verdict(Fate.LATER, detail, retry_after=MAILBOX_RATE_SECONDS)
+        case Meaning.DEAD_ADDRESS:
+            dead = stage in {Stage.RCPT, Stage.DOT}
+            return Verdict(Fate.REFUSED, detail, dead_address=dead)
+        case Meaning.OTHER:
+            return Verdict(Fate.REFUSED, detail)
 
 
 def _asked_seconds(text: str) -> float:

@@ -1,8 +1,9 @@
-"""Telling other systems: one call of a worker posts what is due to the receiver of one key.
+"""Notifying other systems: one call of a worker posts what is due to the receiver of one key.
 
-Events are taken and results recorded in short transactions; between them no transaction is open while sockets are. A receiver that gives
-no answer costs one worker thread ten seconds, then it rests; a slow one gives way to others after half a minute. Requests are signed as
-Standard Webhooks demand (https://www.standardwebhooks.com): HMAC-SHA256 over id, time and body.
+Events are taken and results recorded in short transactions; no socket is open inside one. A
+receiver that gives no answer costs one worker thread ten seconds, then it rests; a slow one gives
+way to others after half a minute. Requests are signed as Standard Webhooks demand
+(https://www.standardwebhooks.com): HMAC-SHA256 over id, time and body.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from sqlalchemy import Engine
 
 from notifier import observability
 from notifier.domain import keys, webhooks
-from notifier.domain.webhooks import Attempt, Event, Lease
-from notifier.sending.retries import next_due
+from notifier.domain.keys import WebhookLease
+from notifier.domain.webhooks import Attempt, Event
+from notifier.retries import next_due
 from notifier.webhooks import targets
 
 log = structlog.get_logger(__name__)
 
-# After each failed try; the last one is repeated until the event is given up, where one more try is made.
+# After each failed try; the last one is repeated until the event is given up, where one more try is
+# made.
 RETRY_MINUTES = (5 / 60, 0.5, 2, 10, 30, 60, 120, 240, 480)
 # For one request from the first byte to the last, however slowly a receiver trickles its answer.
 TIMEOUT_SECONDS = 10.0
@@ -50,7 +53,7 @@ _TICK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a receiver said: its status, or None and the `problem` because of which there is none."""
+    """What a receiver said: its status, or None and the `problem` that left it without one."""
 
     status: int | None
     problem: str = ""
@@ -74,13 +77,13 @@ def signature(secret: str, event_id: str, timestamp: str, body: bytes) -> str:
 
 
 def payload(event: Event) -> bytes:
-    """Return the body that tells of an event: the same bytes at every try."""
+    """Return the body that notifies of an event: the same bytes at every try."""
     moment = event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return orjson.dumps({"type": event.kind, "timestamp": moment, "data": event.data})
 
 
 def next_try(event: Event, now: datetime) -> datetime | None:
-    """Return when to tell an event again that was tried `now` in vain; None when its time is over."""
+    """Return when to retry an event that was tried `now` in vain; None when its time is over."""
     if now >= event.give_up_at:
         return None
     due = next_due(event.attempts + 1, now.timestamp(), minutes=RETRY_MINUTES, expires_at=None)
@@ -94,19 +97,25 @@ def tls_context() -> ssl.SSLContext:
 
 
 class Caller:
-    """Posts to one receiver; made anew for every call of `deliver`, so that its name is resolved and checked anew."""
+    """Posts to one receiver.
+
+    It is made anew for every call of `deliver`, so that the name is resolved and checked anew.
+    """
 
     def __init__(
         self, url: str, *, secret: str, private: bool, clock: Callable[[], datetime]
     ) -> None:
-        """Post to `url`, signed with `secret` (whsec_…) at the time of `clock`. `private` allows private addresses."""
+        """Post to `url`, signed with `secret` (whsec_…) at the time of `clock`.
+
+        `private` allows private addresses.
+        """
         self._private = private
         self._text = url
         self._secret = secret
         self._clock = clock
         self._url: httpx2.URL | None = None
         self._addresses: list[str] = []
-        # Not the environment's proxy, nor its passwords: we connect to the address that was checked.
+        # Not the environment's proxy, nor its passwords: we connect to the checked address.
         self._client = httpx2.AsyncClient(
             verify=tls_context(),
             trust_env=False,
@@ -119,7 +128,10 @@ class Caller:
         await self._client.aclose()
 
     async def post(self, event: Event) -> Answer:
-        """Post an event once and return the answer, within TIMEOUT_SECONDS; never raises for what a receiver or network does."""
+        """Post an event once and return the answer, within TIMEOUT_SECONDS.
+
+        Never raises for what a receiver or network does.
+        """
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 if self._url is None:
@@ -150,7 +162,11 @@ class Caller:
         raise failure
 
     async def _try(self, url: httpx2.URL, address: str, event: Event) -> Answer:
-        """Post to one address; once more when a connection that was kept open turns out to be closed, which says nothing of the receiver."""
+        """Post to one address.
+
+        Once more when a connection that was kept open turns out to be closed, which says nothing of
+        the receiver.
+        """
         opened = False
 
         async def trace(name: str, _: object) -> None:
@@ -191,7 +207,8 @@ class Caller:
         response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
         try:
             length = 0
-            # Read to its end, so that the connection serves the next event, but not what is unreasonably long.
+            # Read to its end, so that the connection serves the next event, but not what is
+            # unreasonably long.
             async for chunk in response.aiter_raw():
                 length += len(chunk)
                 if length > _MAX_ANSWER:
@@ -204,7 +221,7 @@ class Caller:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return the class of what is at the bottom of an error: ConnectionRefusedError rather than ConnectError."""
+    """Return the class of what is at the bottom: ConnectionRefusedError, not ConnectError."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
     return type(error).__name__
@@ -213,7 +230,10 @@ def _innermost(error: BaseException) -> str:
 async def _post_group(
     caller: Caller, events: list[Event], *, until: float, stopping: Callable[[], bool]
 ) -> list[tuple[Event, Answer]]:
-    """Post events, a few at a time; begin no more once one has no answer, the time is over or this process is to stop."""
+    """Post events, a few at a time.
+
+    Begin no more once one has no answer, the time is over or this process is to stop.
+    """
     waiting = iter(events)
     answers: list[tuple[Event, Answer]] = []
     resting = False
@@ -232,7 +252,7 @@ async def _post_group(
         done, under_way = await asyncio.wait(under_way, timeout=_TICK)
         for task in done:
             task.result()
-    # Told or not, these are told again: a polite stop does not wait for a receiver.
+    # Delivered or not, these are delivered again: a polite stop does not wait for a receiver.
     for task in under_way:
         task.cancel()
     await asyncio.gather(*under_way, return_exceptions=True)
@@ -248,15 +268,16 @@ def deliver(
     clock: Callable[[], datetime],
     stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Tell the receiver of a key what is due; return whether more is due that was left for another call.
+    """Deliver to the receiver of a key what is due; say if more is due, left for another call.
 
-    Does nothing when the key has no webhook, its receiver rests or another worker calls it. Begins no request after MAX_SECONDS or
-    MAX_EVENTS, and ends at most TIMEOUT_SECONDS later. A worker that dies leaves its lease, which ends after a minute.
+    Does nothing when the key has no webhook, its receiver rests or another worker calls it. Begins
+    no request after MAX_SECONDS or MAX_EVENTS, and ends at most TIMEOUT_SECONDS later. A worker
+    that dies leaves its lease, which ends after a minute.
     """
     until = time.monotonic() + MAX_SECONDS
     left = MAX_EVENTS
     caller: Caller | None = None
-    held: Lease | None = None
+    held: WebhookLease | None = None
     answered = False
     with asyncio.Runner() as runner:
         try:
@@ -294,7 +315,7 @@ def deliver(
 
 def _record(
     engine: Engine,
-    held: Lease,
+    held: WebhookLease,
     answers: list[tuple[Event, Answer]],
     now: datetime,
     *,
@@ -333,6 +354,9 @@ def _record(
 
 def _attempt(event: Event, answer: Answer, now: datetime) -> Attempt:
     if answer.accepted:
-        return Attempt(event.id, None, None)
-    problem = answer.problem or f"status {answer.status}"
-    return Attempt(event.id, problem, None if answer.status == _GONE else next_try(event, now))
+        return Attempt(event_id=event.id, problem=None, due=None)
+    return Attempt(
+        event_id=event.id,
+        problem=answer.problem or f"status {answer.status}",
+        due=None if answer.status == _GONE else next_try(event, now),
+    )

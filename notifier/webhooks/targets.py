@@ -1,8 +1,9 @@
-"""Where a webhook may lead: the address of a receiver is read, resolved and checked before a connection is opened to it.
+"""Where a webhook may lead: a receiver's address is read, resolved and checked before any call.
 
-Whoever names a URL could else make this service call machines inside our own network (CWE-918). A name is resolved once, every address it
-has is checked, and the connection goes to a checked address and nowhere else, so that a name that answers differently the next time
-(DNS rebinding) gains nothing.
+Whoever names a URL could else make this service call machines inside our own network (CWE-918). A
+name is resolved once, every address it has is checked, and the connection goes to a checked address
+and nowhere else, so that a name that answers differently the next time (DNS rebinding) gains
+nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,28 @@ from notifier.domain.webhooks import WebhookError
 _MAX_URL = 2000
 _HIGHEST_PORT = 65_535
 _PORTS = {"http": 80, "https": 443}
-# IPv4 inside IPv6: where it leads is decided by a machine on the way.
-_TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# Where a receiver of the open internet listens; else every port of every host could be probed.
+_PUBLIC_PORTS = (443, 8443)
+# All that is routed; what lies outside is local, reserved, or IPv4 inside IPv6, whose way is chosen
+# by a machine on it.
+_UNICAST = ipaddress.ip_network("2000::/3")
+# Special-purpose networks (IANA, as of 2025), also those that Python's `is_global` takes for
+# global: relays, anycast services and documentation lead to no receiver.
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments (RFC 6890), such as 192.0.0.8
+        "192.31.196.0/24",  # AS112 (RFC 7535)
+        "192.52.193.0/24",  # AMT relays (RFC 7450)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "192.175.48.0/24",  # AS112 (RFC 7534)
+        "2001::/23",  # protocol assignments (RFC 2928): Teredo, ORCHID and others
+        "2001:db8::/32",  # documentation (RFC 3849)
+        "2002::/16",  # 6to4 (RFC 3056)
+        "2620:4f:8000::/48",  # AS112 (RFC 7534)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+)
 
 
 class TargetError(Exception):
@@ -27,7 +48,10 @@ class TargetError(Exception):
 
 
 def read_url(url: str, *, private: bool) -> httpx2.URL:
-    """Return the URL of a receiver; raise WebhookError when it can be none. `private` allows http and private addresses."""
+    """Return the URL of a receiver; raise WebhookError when it can be none.
+
+    `private` allows http, private addresses and every port.
+    """
     try:
         found = httpx2.URL(url)
         host = found.raw_host.decode("ascii")
@@ -59,7 +83,12 @@ def read_url(url: str, *, private: bool) -> httpx2.URL:
     if found.scheme != "https":
         raise WebhookError(
             "The webhook's URL does not begin with https://.",
-            fix="What is told is personal data; let the receiver speak TLS.",
+            fix="Events are personal data; let the receiver speak TLS.",
+        )
+    if (found.port or _PORTS[found.scheme]) not in _PUBLIC_PORTS:
+        raise WebhookError(
+            "The webhook's URL names a port that no public receiver has.",
+            fix=f"Let it listen on {' or '.join(map(str, _PUBLIC_PORTS))}.",
         )
     try:
         literal = ipaddress.ip_address(host)
@@ -74,18 +103,17 @@ def read_url(url: str, *, private: bool) -> httpx2.URL:
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Say whether an address is one of the open internet (IANA's special-purpose registries), and no tunnel into another."""
+    """Say whether an address is of the open internet, and no tunnel into another.
+
+    That is what IANA's special-purpose registries leave over.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if (
-            address.sixtofour is not None
-            or address.teredo is not None
-            or any(address in network for network in _TRANSLATED)
-        ):
+        if address not in _UNICAST:
             return False
-        if address.is_site_local:
-            return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (
         address.is_multicast
         or address.is_reserved
@@ -97,9 +125,10 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def resolve(url: httpx2.URL, *, private: bool) -> list[str]:
-    """Return the addresses of the receiver's host, best first; raise TargetError when there are none or one of them is private.
+    """Return the addresses of the receiver's host, best first.
 
-    May take as long as the system's resolver has patience.
+    Raise TargetError when there are none or one of them is private. May take as long as the
+    system's resolver has patience.
     """
     try:
         found = socket.getaddrinfo(

@@ -30,7 +30,7 @@ class World:
     private: bool = True
 
     def record(
-        self, *, kind: str = webhooks.BOUNCED, message_id: uuid.UUID | None = None, **data: object
+        self, *, kind: str = "message.bounced", message_id: uuid.UUID | None = None, **data: object
     ) -> uuid.UUID:
         """Record an event that happens now; return its message."""
         found = message_id or new_id(self.now)
@@ -63,7 +63,7 @@ class World:
             )
 
     def counts(self) -> tuple[int, int, int]:
-        """Return how many wait, are delivered and set aside."""
+        """Return how many wait, are delivered and are dead letters."""
         found = overview(self.services.engine, "portal")
         return found.waiting, found.delivered, found.dead_letter
 

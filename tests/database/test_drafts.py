@@ -31,7 +31,7 @@ def listed() -> bytes:
     return "\n".join(["MST,Tên,Email", *rows]).encode()
 
 
-def count(services: Services, table: type[ListFile] | type[Message]) -> int:
+def count(services: Services, table: type[ListFile | Message]) -> int:
     with services.session() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from notifier.domain import webhooks
+from notifier.domain import keys, webhooks
 from notifier.webhooks import delivery, targets
 from tests.database.conftest import World
 from tests.receiver import Receiver
@@ -45,6 +45,19 @@ INSIDE = [
     "2001:0:4136:e378:8000:63bf:3fff:fdd2",
     "64:ff9b::7f00:1",
     "64:ff9b:1::1",
+    "192.0.0.8",
+    "192.0.0.9",
+    "192.31.196.1",
+    "192.52.193.1",
+    "192.88.99.1",
+    "192.175.48.1",
+    "203.0.113.1",
+    "2001:1::1",
+    "2620:4f:8000::1",
+    "3fff::1",
+    "5f00::1",
+    "100::1",
+    "4000::1",
 ]
 
 
@@ -64,10 +77,13 @@ def test_an_address_of_the_open_internet_is_public(address: str) -> None:
     "host",
     ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.1", "0x7f.1", "2130706433"],
 )
-def test_nothing_is_posted_inside_unless_that_is_allowed(world: World, host: str) -> None:
+def test_nothing_is_posted_inside_unless_that_is_allowed(
+    world: World, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(targets, "_PUBLIC_PORTS", (world.receiver.port,))
     url = f"https://{host}:{world.receiver.port}/hook"
     with world.services.engine.begin() as connection:
-        webhooks.set_url(connection, "portal", url)
+        keys.set_webhook(connection, "portal", url)
     world.private = False
     world.record()
     assert not world.deliver()
@@ -108,6 +124,9 @@ def test_a_name_with_one_address_inside_is_refused(
         "https://user:secret@receiver.example.test/",
         "https://receiver.example.test/#part",
         "https://receiver.example.test:99999/",
+        "https://receiver.example.test:22/",
+        "https://receiver.example.test:80/",
+        "https://receiver.example.test:5432/",
         "https://10.0.0.1/",
         "https://[::1]/",
         "https://169.254.169.254/latest",
@@ -119,6 +138,12 @@ def test_a_url_that_may_not_be_called_is_refused_in_a_sentence(url: str) -> None
     with pytest.raises(webhooks.WebhookError) as caught:
         targets.read_url(url, private=False)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["", ":443", ":8443"])
+def test_a_public_receiver_listens_where_receivers_do(port: str) -> None:
+    url = f"https://receiver.example.test{port}/hook"
+    assert targets.read_url(url, private=False) == url
 
 
 def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -176,7 +201,7 @@ def test_the_checked_address_is_called_under_the_name_and_certificate_of_the_hos
     monkeypatch.setattr(delivery, "tls_context", lambda: client)
     with Receiver(tls=server) as receiver:
         with world.services.engine.begin() as connection:
-            webhooks.set_url(
+            keys.set_webhook(
                 connection, "portal", f"https://receiver.example.test:{receiver.port}/hook"
             )
         for n in range(3):
@@ -198,7 +223,7 @@ def test_a_certificate_of_another_name_is_refused(
     monkeypatch.setattr(delivery, "tls_context", lambda: client)
     with Receiver(tls=server) as receiver:
         with world.services.engine.begin() as connection:
-            webhooks.set_url(connection, "portal", f"https://localhost:{receiver.port}/hook")
+            keys.set_webhook(connection, "portal", f"https://localhost:{receiver.port}/hook")
         world.record()
         world.deliver()
         assert receiver.requests == []

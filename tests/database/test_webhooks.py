@@ -1,4 +1,4 @@
-"""What other systems are told: recorded once, posted signed, in order and again, to no address of ours, and set aside in the end."""
+"""How other systems are notified: recorded, signed, in order, again, and in the end no more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.receiver import Receiver, Request, add_key, overview
 DAY = timedelta(days=1)
 
 
-# --- requests ----------------------------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 
 def test_a_request_is_signed_as_standard_webhooks_demand(world: World) -> None:
@@ -49,7 +49,7 @@ def test_a_request_is_signed_as_standard_webhooks_demand(world: World) -> None:
     assert len(world.receiver.requests) == 1
 
 
-def test_a_forged_or_altered_request_is_told_from_ours(world: World) -> None:
+def test_a_forged_or_altered_request_is_known_from_ours(world: World) -> None:
     world.record()
     world.deliver()
     (request,) = world.receiver.requests
@@ -76,7 +76,7 @@ def test_two_keys_have_two_secrets_and_hear_of_their_own_messages_only(world: Wo
         assert [each.verified(secret)["data"] for each in other.requests] == [{"n": 2}]
 
 
-def test_a_key_without_a_webhook_is_told_nothing(world: World) -> None:
+def test_a_key_without_a_webhook_is_notified_of_nothing(world: World) -> None:
     silent = add_key(world.services, "silent", None)
     with world.services.engine.begin() as connection:
         for key_id in (silent, None):
@@ -84,7 +84,7 @@ def test_a_key_without_a_webhook_is_told_nothing(world: World) -> None:
                 connection,
                 key_id=key_id,
                 message_id=None,
-                kind=webhooks.COMPLAINED,
+                kind="message.complained",
                 at=world.now,
                 data={},
             )
@@ -114,7 +114,7 @@ def test_many_events_use_few_connections_and_give_way_after_two_hundred(world: W
     assert world.due_keys() == []
 
 
-# --- order -------------------------------------------------------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------------
 
 
 def test_events_of_a_message_keep_their_order_though_the_first_one_fails(world: World) -> None:
@@ -138,7 +138,7 @@ def test_events_of_a_message_keep_their_order_though_the_first_one_fails(world: 
     assert world.counts() == (0, 4, 0)
 
 
-def test_an_event_that_is_set_aside_holds_up_its_message_no_longer(world: World) -> None:
+def test_a_dead_letter_holds_up_its_message_no_longer(world: World) -> None:
     world.receiver.answer = lambda request: 500 if request.event["data"]["n"] == 1 else 200
     number = world.record(n=1)
     world.now += timedelta(days=1)
@@ -149,7 +149,7 @@ def test_an_event_that_is_set_aside_holds_up_its_message_no_longer(world: World)
     assert world.counts() == (0, 1, 1)
 
 
-# --- again and again, and the end --------------------------------------------------------------------------------------------------
+# --- again and again, and the end -----------------------------------------------------------------
 
 
 def test_retries_grow_longer_and_end_after_three_days(world: World) -> None:
@@ -181,7 +181,7 @@ def test_retries_grow_longer_and_end_after_three_days(world: World) -> None:
     assert overview(world.services.engine, "portal").problem == "status 500"
 
 
-def test_gone_sets_aside_and_switches_the_webhook_off(world: World) -> None:
+def test_gone_makes_dead_letters_and_switches_the_webhook_off(world: World) -> None:
     world.receiver.answer = lambda _: 410
     for n in range(3):
         world.record(n=n)
@@ -199,7 +199,7 @@ def test_gone_sets_aside_and_switches_the_webhook_off(world: World) -> None:
             connection,
             key_id=world.key_id,
             message_id=None,
-            kind=webhooks.BOUNCED,
+            kind="message.bounced",
             at=world.now,
             data={},
         )
@@ -207,7 +207,7 @@ def test_gone_sets_aside_and_switches_the_webhook_off(world: World) -> None:
     # The operator of the other system comes back.
     world.receiver.answer = lambda _: 200
     with world.services.engine.begin() as connection:
-        webhooks.set_url(connection, "portal", world.receiver.url)
+        keys.set_webhook(connection, "portal", world.receiver.url)
         assert webhooks.replay(connection, world.key_id, now=world.now) == 3
     world.deliver()
     assert world.counts() == (0, 3, 0)
@@ -228,7 +228,8 @@ def test_a_kept_connection_that_was_closed_is_opened_again(world: World) -> None
     closing = threading.Event()
 
     def answer(request: Request) -> int:
-        # Hangs up without an answer, once, as a server does that closes idle connections while a request is on its way.
+        # Hangs up without an answer, once, as a server does that closes idle connections while a
+        # request is on its way.
         if request.event["data"]["n"] == 1 and not closing.is_set():
             closing.set()
             raise ConnectionAbortedError
@@ -249,7 +250,7 @@ def test_what_a_receiver_says_is_kept_nowhere(world: World) -> None:
     assert "heard" not in str(world.rows("*"))
 
 
-# --- receivers that are slow or dead -------------------------------------------------------------------------------------------------
+# --- receivers that are slow or dead --------------------------------------------------------------
 
 
 def test_a_receiver_that_does_not_answer_is_asked_once_and_then_rests(
@@ -278,11 +279,13 @@ def test_a_receiver_that_does_not_answer_is_asked_once_and_then_rests(
     assert world.counts() == (0, 20, 0)
 
 
-def test_what_a_dead_receiver_was_never_asked_is_set_aside_after_three_days(world: World) -> None:
+def test_what_a_dead_receiver_was_never_asked_is_a_dead_letter_after_three_days(
+    world: World,
+) -> None:
     for n in range(5):
         world.record(n=n)
     with world.services.engine.begin() as connection:
-        webhooks.set_url(connection, "portal", "http://127.0.0.1:1/")
+        keys.set_webhook(connection, "portal", "http://127.0.0.1:1/")
     world.now += timedelta(days=3, hours=1)
     assert not world.deliver()
     assert world.counts() == (0, 0, 5)
@@ -311,7 +314,7 @@ def test_an_answer_that_trickles_ends_at_the_timeout(
         thread = threading.Thread(target=trickle)
         thread.start()
         with world.services.engine.begin() as connection:
-            webhooks.set_url(connection, "portal", f"http://127.0.0.1:{server.getsockname()[1]}/")
+            keys.set_webhook(connection, "portal", f"http://127.0.0.1:{server.getsockname()[1]}/")
         world.record()
         began = time.monotonic()
         assert not world.deliver()
@@ -339,7 +342,8 @@ def test_no_transaction_is_open_while_a_receiver_is_called(world: World) -> None
             states.extend(
                 connection.scalars(
                     text("""SELECT state FROM pg_stat_activity
-                             WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL""")
+                             WHERE datname = current_database() AND pid <> pg_backend_pid()
+                       AND xact_start IS NOT NULL""")
                 )
             )
         return 200
@@ -386,10 +390,10 @@ def test_a_polite_stop_does_not_wait_for_a_receiver(world: World) -> None:
     assert world.due_keys() == [world.key_id]
 
 
-# --- what an operator does ---------------------------------------------------------------------------------------------------------
+# --- what an operator does ------------------------------------------------------------------------
 
 
-def test_replay_tells_again_what_was_set_aside_or_everything_since_a_moment(world: World) -> None:
+def test_replay_delivers_dead_letters_or_everything_since_a_moment(world: World) -> None:
     world.record(n=1)
     world.deliver()
     world.now += timedelta(hours=1)
@@ -401,7 +405,7 @@ def test_replay_tells_again_what_was_set_aside_or_everything_since_a_moment(worl
     with world.services.engine.begin() as connection:
         assert webhooks.replay(connection, world.key_id, now=world.now) == 1
     assert not world.deliver()
-    assert world.counts() == (1, 1, 0), "an event that is told again has three days again"
+    assert world.counts() == (1, 1, 0), "an event that is replayed has three days again"
     world.receiver.answer = lambda _: 200
     with world.services.engine.begin() as connection:
         assert (
@@ -427,7 +431,7 @@ def test_old_events_are_forgotten_unless_they_are_open(world: World) -> None:
     assert world.counts() == (1, 0, 0)
 
 
-def test_the_sweep_wakes_each_key_once(world: World) -> None:
+def test_the_sweep_enqueues_each_key_once(world: World) -> None:
     world.record()
     assert upkeep.enqueue_webhooks(world.services) == [world.key_id]
     assert world.services.queues.depth(WEBHOOKS) == 1
@@ -445,8 +449,10 @@ def test_the_body_is_json_that_any_program_reads(world: World) -> None:
 def test_a_long_queue_is_read_quickly_though_nothing_is_known_of_it(world: World) -> None:
     with world.services.engine.begin() as connection:
         connection.execute(
-            text("""INSERT INTO webhook_event (key_id, message_id, kind, at, data, due_at, give_up_at)
-                    SELECT :key_id, uuidv7(), 'message.accepted', now(), '{}', now(), now() + interval '3 days'
+            text("""INSERT INTO webhook_event
+                           (key_id, message_id, kind, at, data, due_at, give_up_at)
+                    SELECT :key_id, uuidv7(), 'message.accepted', now(), '{}', now(),
+                           now() + interval '3 days'
                       FROM generate_series(1, 20000)"""),
             {"key_id": world.key_id},
         )

@@ -23,6 +23,7 @@ PLUGINS: Mapping[str, str] = {
     "tzdata": "zoneinfo's data where the system has none, as in slim images",
 }
 TOOLS: Mapping[str, str] = {
+    "openapi-python-client": "run by a test: makes a typed client from the document of the API",
     "celery-types": "types for mypy",
     "check-jsonschema": "a guard runs it over docker-compose.yml",
     "coverage": "measures tests; CI holds its floor",

@@ -19,12 +19,13 @@ from notifier.db import make_engine
 from notifier.instance.supervisor import parts
 from notifier.queues import QUEUES
 from notifier.rendering.catalogue import load_all
-from notifier.settings import Settings, variable
+from notifier.settings import Settings
 from notifier.worker.schedule import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notifier").rglob("*.py"))
-MAX_LINES = 450
+# Of at most 100 columns; a screen holds some 60.
+MAX_LINES = 600
 
 
 def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:

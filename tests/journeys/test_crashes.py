@@ -189,8 +189,9 @@ def test_a_process_that_wakes_after_its_lease_looks_before_it_sends(world: World
         for child in asleep:
             child.resume()
     time.sleep(2)
-    # What the stopped processes had written before may be read after; nothing else.
-    assert world.sink.ask()["received"] - before <= 1
+    # What a process had handed to its loop when it was stopped is written after, a text a
+    # connection at most. One that looks only at its next settle sends some 20 a process.
+    assert world.sink.ask()["received"] - before <= 8
     assert world.status(name).campaign.state == "paused"
     story.resume(world.services, name)
     found = world.finish(name)

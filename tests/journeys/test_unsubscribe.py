@@ -1,4 +1,4 @@
-"""From the link in a mail to a choice that holds: RFC 8058's one click, the page of topics, one confirmation."""
+"""From the link in a mail to a choice that holds: one click (RFC 8058), topics, confirmation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def address(services: Services) -> int:
     with services.session() as session:
         number = addresses.id_of(session, "ketoan@example.test")
         session.execute(
-            text("""WITH t AS (INSERT INTO taxpayer (tax_code, name, language) VALUES ('0100109106', 'Công ty Ví Dụ', 'vi') RETURNING id)
+            text("""WITH t AS (
+                      INSERT INTO taxpayer (tax_code, name, language)
+                      VALUES ('0100109106', 'Công ty Ví Dụ', 'vi') RETURNING id)
                     INSERT INTO taxpayer_address SELECT t.id, :number, now(), now() FROM t"""),
             {"number": number},
         )
@@ -177,7 +179,7 @@ def test_twenty_clicks_at_once_are_one_change_and_one_confirmation(
     assert confirmations(services) == 1
 
 
-def test_the_database_being_away_is_the_only_503(
+def test_an_unavailable_database_is_the_only_503(
     settings: Settings, services: Services, address: int
 ) -> None:
     token = services.signer.token(address, "tax-policy")
@@ -226,7 +228,8 @@ def test_a_mail_in_doubt_is_never_called_a_fake(
     with services.session() as session:
         message = session.scalar(
             text(
-                "UPDATE message SET state = 'in_doubt', doubts = 1, settled_at = now() RETURNING id::text"
+                "UPDATE message SET state = 'in_doubt', doubts = 1, settled_at = now()"
+                " RETURNING id::text"
             )
         )
     page = client.post("/kiem-tra", data={"code": message}).text

@@ -174,7 +174,7 @@ def test_one_bad_group_hears_of_it_and_the_next_is_written(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(suppression, "lock_addresses", fail)
+        patch.setattr(addresses, "lock", fail)
         assert isinstance(clicks.stop(token).exception(10), error)
     assert active(services, address) == {}
     assert clicks.stop(token).result(10) is None

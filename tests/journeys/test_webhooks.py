@@ -1,4 +1,7 @@
-"""From a system's request to what it is told, through real workers: a receiver that hangs holds up nobody, and nothing is forgotten."""
+"""From a system's request to its notification, through real workers: nothing is forgotten.
+
+A receiver that hangs holds up nobody.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: W
             str(ask(world.services, second, f"b{number}@example.test")) for number in range(60)
         }
         world.until(lambda: delivered(world, "is-well") == len(wanted))
-        assert time.monotonic() - began < 8, "it was told while the other one still hung"
+        assert time.monotonic() - began < 8, "it was notified while the other one still hung"
         assert len(hanging.requests) == 1
         secret = keys.webhook_secret(world.services.settings.require_secret(), second)
         found = [each.verified(secret) for each in well.requests]
@@ -62,15 +65,15 @@ def test_each_system_hears_of_its_own_messages_though_another_one_hangs(world: W
         world.until(lambda: delivered(world, "hangs") == 30)
 
 
-def test_a_message_is_told_of_in_order(world: World) -> None:
+def test_the_events_of_a_message_come_in_order(world: World) -> None:
     with Receiver() as receiver:
         receiver.answer = lambda _: 500 if len(receiver.requests) == 1 else 200
         number = ask(
             world.services, add_key(world.services, "in-order", receiver.url), "defer@simulate.test"
         )
         world.until(lambda: delivered(world, "in-order") == 3)
-        told = [(each.kind, each.event["data"]["attempts"]) for each in receiver.requests]
-        assert told == [
+        notified = [(each.kind, each.event["data"]["attempts"]) for each in receiver.requests]
+        assert notified == [
             ("message.deferred", 1),
             ("message.deferred", 1),
             ("message.deferred", 2),
@@ -103,7 +106,7 @@ def test_a_worker_that_is_killed_forgets_nothing(world: World) -> None:
         assert {each.event["data"]["message_id"] for each in receiver.requests} == wanted
         assert len(set(ids)) == len(wanted)
         assert len(ids) - len(set(ids)) <= 40, (
-            "only what was on its way is told twice, under the same id"
+            "only what was on its way comes twice, under the same id"
         )
 
 
@@ -116,7 +119,7 @@ def run(world: World, *arguments: str) -> Result:
     )
 
 
-def test_an_operator_sets_looks_tells_again_and_removes(world: World) -> None:
+def test_an_operator_sets_looks_replays_and_removes(world: World) -> None:
     with Receiver(lambda _: 410) as receiver:
         key_id = add_key(world.services, "operated", None)
         assert run(world, "set", "operated", receiver.url).exit_code == 0

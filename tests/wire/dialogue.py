@@ -38,7 +38,8 @@ class Notes:
             position,
             "b@notices.example.test",
             self.recipients[position],
-            f"Message-ID: {self.message_id(position)}\r\nSubject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
+            f"Message-ID: {self.message_id(position)}\r\n"
+            f"Subject: {position}\r\n\r\n{'x' * 70}\r\n".encode(),
         )
 
     def may_go(self, message: Outgoing) -> Go:
@@ -86,7 +87,10 @@ class Notes:
 async def drive(
     notes: Notes, port: int, *, timeout: float = 5.0, limit: int = 0, host: str = "127.0.0.1"
 ) -> Connection:
-    """Send what `notes` hands out over one connection, until it is idle or gone; every message pulled has a verdict then."""
+    """Send what `notes` hands out over one connection, until it is idle or gone.
+
+    Every message that was pulled has a verdict then.
+    """
     connection = await connect(
         SmtpServer(host, port), hostname="notifier.example.test", timeout=timeout, limit=limit
     )
@@ -112,9 +116,10 @@ async def drive_connection(notes: Notes, connection: Connection) -> None:
 def send(
     catcher: Catcher, recipients: Sequence[str], *, timeout: float = 5.0, limit: int = 0
 ) -> Notes:
-    """Send to `recipients` over one connection to `catcher`, close it, and check what must hold whatever the server did.
+    """Send to `recipients` over one connection to `catcher`, close it, and check what must hold.
 
-    A message is stored at the server if it was accepted, and only if it was accepted or its fate is unknown.
+    Whatever the server did, a message is stored there if it was accepted, and only if it was
+    accepted or its fate is unknown.
     """
 
     async def main() -> Notes:
@@ -145,7 +150,10 @@ async def with_server(
     host: str = "127.0.0.1",
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Run `client` against a server whose every connection is `answer`ed, and let the server hear the end of it."""
+    """Run `client` against a server whose every connection is `answer`ed.
+
+    The server hears the end of it.
+    """
     talks: list[asyncio.Task[None]] = []
 
     def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

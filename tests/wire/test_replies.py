@@ -1,4 +1,4 @@
-"""Replies as hostile or broken servers send them: cut anywhere, in many lines, without end, out of place."""
+"""Replies as hostile or broken servers send them: cut, in many lines, endless, out of place."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ replies = st.lists(
 def test_verdicts_do_not_depend_on_where_the_network_cuts(
     mail: list[bytes], rcpt: list[bytes], data: list[bytes], dot: list[bytes], pieces: list[int]
 ) -> None:
-    """Whatever is refused, and however replies are cut: what the server took is accepted, nothing else is, all else goes on."""
+    """However replies are cut: what the server took is accepted, nothing else, all goes on."""
     server = Server({b"MAIL": mail, b"RCPT": rcpt, b"DATA": data, b".": dot}, pieces)
     notes = talk(server, 6)
     assert notes.pulled == 6

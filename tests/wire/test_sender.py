@@ -1,4 +1,4 @@
-"""The sender between a real database, a real broker and a server that misbehaves: what is written is what happened."""
+"""The sender between real database, broker and servers: what is written is what happened."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class World:
         return hook is not None and hook() is True
 
     def at(self, number: int, hook: Callable[[], object]) -> None:
-        """Call `hook` when the sender asks for the so-manieth time whether it shall stop; True stops it."""
+        """Call `hook` when the sender asks that often whether it shall stop; True stops it."""
         self.hooks[self.asked + number] = hook
 
     def launch(self, emails: list[str] | int, **changes: Any) -> str:
@@ -184,7 +184,9 @@ def test_watermark_is_never_more_than_the_window_ahead(world: World) -> None:
     assert 0 < most <= ledger.WINDOW
     assert settles > 2 * 700 / ledger.WINDOW
     marks = world.sql(
-        "SELECT bool_and(mark >= before) FROM (SELECT mark, lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before FROM audit) x"
+        """SELECT bool_and(mark >= before)
+             FROM (SELECT mark, lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before
+                     FROM audit) x"""
     )
     assert marks == [(True,)]
 
@@ -210,7 +212,7 @@ def test_each_outcome_is_told_apart(world: World) -> None:
         for n in range(8)
         for word in ("delivered", "bounce", "full", "block")
     ]
-    # A block of ours slows the route, so the rest of the batch waits; deliver until nothing is left.
+    # A block is about us and not about its recipient, and has a test of its own.
     name = world.launch([email for email in emails if not email.startswith("block")])
     world.deliver()
     status = world.status(name)
@@ -220,7 +222,8 @@ def test_each_outcome_is_told_apart(world: World) -> None:
     ]
     assert world.sql("SELECT count(*) FROM message_event WHERE kind = 'deferred'") == [(8,)]
     assert world.sql(
-        "SELECT count(*) FROM message WHERE state = 'deferred' AND due_at > settled_at AND batch_id IS NULL"
+        """SELECT count(*) FROM message
+            WHERE state = 'deferred' AND due_at > settled_at AND batch_id IS NULL"""
     ) == [(8,)]
     again = world.launch(["bounce+0@simulate.test", "delivered+0@simulate.test"])
     world.deliver()
@@ -458,7 +461,9 @@ def test_database_connection_lost_in_mid_batch_changes_nothing(world: World) -> 
         ) as connection:
             ended.extend(
                 connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'notifier-sender' AND datname = current_database()"
+                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE application_name = 'notifier-sender'
+                          AND datname = current_database()"""
                 )
             )
 
@@ -754,7 +759,10 @@ def test_connections_of_a_route_are_limited_for_all_workers_together(world: Worl
 @pytest.mark.parametrize(
     "routes_file",
     [
-        '[[route]]\nname = "small"\ndomains = ["simulate.test"]\nper_minute = 2\n[[route]]\nname = "relay"\n'
+        (
+            '[[route]]\nname = "small"\ndomains = ["simulate.test"]\nper_minute = 2\n'
+            '[[route]]\nname = "relay"\n'
+        )
     ],
 )
 def test_slow_route_holds_up_nobody_else(world: World) -> None:
@@ -773,7 +781,8 @@ def test_slow_route_holds_up_nobody_else(world: World) -> None:
 def test_row_that_cannot_be_rendered_costs_that_row_alone(world: World) -> None:
     name = world.launch(20)
     world.sql(
-        "UPDATE recipient SET data = '{\"lines\": 7}' WHERE row_no = (SELECT min(row_no) FROM recipient)"
+        """UPDATE recipient SET data = '{"lines": 7}'
+            WHERE row_no = (SELECT min(row_no) FROM recipient)"""
     )
     world.deliver()
     status = world.status(name)

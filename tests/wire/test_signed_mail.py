@@ -1,4 +1,4 @@
-"""From `notifier dkim create` to the mail that arrives: what comes over the wire is signed as DNS says."""
+"""From `notifier dkim create` to the mail that arrives: what comes is signed as DNS says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One SMTP connection against a server that misbehaves in every way we know: no message is lost, doubled or left without a verdict."""
+"""One SMTP connection against a server that misbehaves in every way we know.
+
+No message is lost, doubled or left without a verdict.
+"""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_password_is_not_sent_where_encryption_is_not_offered() -> None:
     server = Server({}, offer=b"250-s.test\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n")
 
     async def client(port: int) -> None:
-        # Not one of the loopback names, so this is a server beyond this machine as far as the rule goes.
+        # Not one of the loopback names, so the rule takes it for a server beyond this machine.
         relay = SmtpServer("127.0.0.2", port, username="office", password="secret")
         with pytest.raises((aiosmtplib.SMTPException, OSError)):
             await connect(relay, hostname="n.test", timeout=5, limit=0)

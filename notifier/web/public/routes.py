@@ -1,4 +1,7 @@
-"""Public pages, no login: stop a topic, choose topics, check that a notice is genuine (RFC 8058, RFC 2369)."""
+"""Public pages, no login: stop a topic, choose topics, check that a notice is genuine.
+
+They follow RFC 8058 and RFC 2369.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from urllib.parse import parse_qs
 import redis
 import structlog
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from notifier.errors import LinkError, SettingsError
+from notifier.domain import message_lookups
+from notifier.errors import LinkError, NotFoundError, SettingsError
 from notifier.flows import unsubscribe as subscription
 from notifier.services import Services
 from notifier.web.pages import PRIVATE, page
@@ -48,14 +51,22 @@ def _form(body: bytes) -> dict[str, list[str]]:
 
 
 async def _with_form(request: Request, work: Work, body: bytes | None) -> Response:
-    """Do the work with the form in a thread; answer 503 when the database is away, so that the request is tried again."""
+    """Do the work with the form in a thread.
+
+    Answer 503 when the database is unavailable, so that the request is tried again.
+    """
     if body is None:
         return Response("Too large.\n", status_code=413, media_type="text/plain", headers=PRIVATE)
     try:
         return await run_in_threadpool(work, request, _form(body), body)
     except SQLAlchemyError as error:
-        log.error("database_unavailable", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
+        _log_unavailable(error)
         return _unavailable(request)
+
+
+def _log_unavailable(error: SQLAlchemyError) -> None:
+    # Not the traceback, which would hold the statement's parameters.
+    log.error("database_unavailable", error=type(error).__name__)
 
 
 def _unavailable(request: Request) -> Response:
@@ -65,7 +76,7 @@ def _unavailable(request: Request) -> Response:
 
 
 def _is_one_click(body: bytes) -> bool:
-    # Urlencoded or multipart, as RFC 8058 section 3.2 allows; the key and its value are fixed words.
+    # Urlencoded or multipart, as RFC 8058 section 3.2 allows; key and value are fixed words.
     return _ONE_CLICK in body and b"List-Unsubscribe" in body
 
 
@@ -112,7 +123,7 @@ def make_router(services: Services) -> APIRouter:
             # A mail program can do nothing about it, and a scanner must learn nothing from it.
             log.info("one_click_with_a_bad_token")
         except SQLAlchemyError as error:
-            log.error("database_unavailable", error=type(error).__name__)  # noqa: TRY400 - the traceback would hold parameters
+            _log_unavailable(error)
             return Response(
                 "Try again later.\n",
                 status_code=503,
@@ -147,7 +158,7 @@ def make_router(services: Services) -> APIRouter:
 
 
 def _too_often(services: Services, request: Request) -> bool:
-    """Count the checks of a client in a minute; a broker that is away stops nobody."""
+    """Count the checks of a client in a minute; a broker that is unavailable stops nobody."""
     client = request.client.host if request.client else "?"
     try:
         with redis.Redis.from_url(
@@ -163,25 +174,24 @@ def _too_often(services: Services, request: Request) -> bool:
 
 
 def _find(services: Services, code: str) -> dict[str, Any] | None:
-    """Return when, about what and to which masked address this service sent the message, and nothing more; None when it did not."""
+    """Return when, about what and to which masked address this service sent the message.
+
+    And nothing more; None when it did not.
+    """
     bare = code.strip().strip("<>").partition("@")[0]
     try:
         message_id = uuid.UUID(bare)
     except ValueError:
         return None
     with services.session() as session:
-        row = session.execute(
-            text("""SELECT m.settled_at, c.topic, a.email, m.state = 'accepted' AS certain FROM message m JOIN campaign c ON c.id = m.campaign_id
-                      JOIN address a ON a.id = m.address_id
-                     WHERE m.id = :id AND (m.state = 'accepted' OR m.doubts > 0)"""),
-            {"id": message_id},
-        ).first()
-    if row is None:
-        return None
-    name, _, domain = row.email.partition("@")
+        try:
+            found = message_lookups.proof(session.connection(), message_id)
+        except NotFoundError:
+            return None
+    name, _, domain = found.email.partition("@")
     return {
-        "at": row.settled_at,
-        "topic": services.topics.get(row.topic),
+        "at": found.settled_at,
+        "topic": services.topics.get(found.topic),
         "to": f"{name[:1]}•••@{domain}",
-        "certain": row.certain,
+        "certain": found.certain,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier.sending.retries import next_due
+from notifier.retries import next_due
 
 STEPS = (5.0, 15.0, 30.0)
 
