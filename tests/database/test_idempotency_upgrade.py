@@ -104,9 +104,7 @@ def test_repeats_after_the_upgrade_are_answered_as_before(old: Engine) -> None:
     with old.begin() as connection:
         kept = idempotency.claim(connection, wanted, datetime.now(UTC))
     assert set(kept) == set(wanted)
-    results = {
-        token: kept[1, token].for_request(token.encode()) for token in ANSWERS
-    }
+    results = {token: kept[1, token].for_request(token.encode()) for token in ANSWERS}
     assert results.pop("message") == MESSAGE_ID
     queued = EventResult(uuid.UUID(EVENT_ID), Outcome.QUEUED, uuid.UUID(MESSAGE_ID))
     nobody = EventResult(uuid.UUID(EVENT_ID), Outcome.NO_ADDRESS, None)

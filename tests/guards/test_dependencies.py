@@ -32,7 +32,6 @@ TOOLS: Mapping[str, str] = {
     "hatchling": "builds the package",
     "mypy": "checks types",
     "myst-parser": "reads Markdown for the docs site, named in docs/conf.py",
-    "openapi-python-client": "a test generates a client by it, as integrators do",
     "pre-commit": "runs what CI runs on changed files",
     "pytest-cov": "`make test` shows what tests cover",
     "pytest-timeout": "ends tests that hang",

@@ -373,7 +373,9 @@ def test_hostile_requests_are_refused_and_nothing_of_them_is_kept(
 def answer_to(site: str, head: bytes, *parts: bytes) -> bytes:
     """Send the head of a request and parts of its body, and no more; return what comes."""
     place = urlsplit(site)
-    with socket.create_connection((place.hostname or "", place.port or 0), timeout=10) as connection:
+    with socket.create_connection(
+        (place.hostname or "", place.port or 0), timeout=10
+    ) as connection:
         connection.sendall(head)
         for part in parts:
             connection.sendall(part)

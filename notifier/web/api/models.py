@@ -15,12 +15,12 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
 from notifier.domain.campaign_files import CAMPAIGN_NAME
 from notifier.flows.message_requests import Filter
 from notifier.states import CampaignState, MessageState
 from notifier.web.api.values import (
+    OMITTABLE,
     Cursor,
     Day,
     Email,
@@ -194,25 +194,23 @@ class _Messages(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: Annotated[
-        MessageState | SkipJsonSchema[None], Field(description="Those in this state.")
-    ] = None
-    template: Annotated[
-        Word | SkipJsonSchema[None], Field(description="Those made of this template.")
-    ] = None
-    topic: Annotated[Word | SkipJsonSchema[None], Field(description="Those about this topic.")] = (
+    state: Annotated[MessageState | None, OMITTABLE, Field(description="Those in this state.")] = (
         None
     )
+    template: Annotated[
+        Word | None, OMITTABLE, Field(description="Those made of this template.")
+    ] = None
+    topic: Annotated[Word | None, OMITTABLE, Field(description="Those about this topic.")] = None
     since: Annotated[
-        MomentInQuery | SkipJsonSchema[None], Field(description="Those asked for then or later.")
+        MomentInQuery | None, OMITTABLE, Field(description="Those asked for then or later.")
     ] = None
     until: Annotated[
-        MomentInQuery | SkipJsonSchema[None], Field(description="Those asked for before then.")
+        MomentInQuery | None, OMITTABLE, Field(description="Those asked for before then.")
     ] = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
-    cursor: Annotated[
-        Cursor | SkipJsonSchema[None], Field(description="`next` of the page before.")
-    ] = None
+    cursor: Annotated[Cursor | None, OMITTABLE, Field(description="`next` of the page before.")] = (
+        None
+    )
 
     def filter(self) -> Filter:
         """Return what holds for them."""
@@ -237,7 +235,8 @@ class MessageSearch(_Messages):
     )
 
     recipient: Annotated[
-        Email | SkipJsonSchema[None],
+        Email | None,
+        OMITTABLE,
         Field(description="Those to this address, in upper or lower case."),
     ] = None
 
@@ -252,7 +251,7 @@ class SuppressionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cursor: Annotated[
-        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+        int | None, OMITTABLE, Field(ge=0, lt=2**62, description="`next` of the page before.")
     ] = None
 
 
@@ -329,10 +328,10 @@ class CampaignQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: Annotated[
-        CampaignState | SkipJsonSchema[None], Field(description="Those in this state.")
-    ] = None
+    state: Annotated[CampaignState | None, OMITTABLE, Field(description="Those in this state.")] = (
+        None
+    )
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
     cursor: Annotated[
-        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+        int | None, OMITTABLE, Field(ge=0, lt=2**62, description="`next` of the page before.")
     ] = None

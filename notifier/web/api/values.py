@@ -8,16 +8,18 @@ import re
 import unicodedata
 import uuid
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BeforeValidator,
     Field,
+    GetCoreSchemaHandler,
     PlainValidator,
     WithJsonSchema,
 )
+from pydantic_core import CoreSchema
 
 from notifier.audience import fields
 from notifier.domain.sources import CODE
@@ -141,6 +143,22 @@ def cursor(last: uuid.UUID) -> str:
     """Return the cursor of the page behind `last`."""
     return base64.urlsafe_b64encode(last.bytes).rstrip(b"=").decode()
 
+
+class _Omittable:
+    """Marks `X | None = None` as a field that may be left out, and is no null when it is there.
+
+    It has one type then, for those who generate clients and for the errors that name it.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return the schema of what is given when it is given."""
+        (given,) = (each for each in get_args(source) if each is not type(None))
+        return handler.generate_schema(given)
+
+
+OMITTABLE = _Omittable()
 
 # Texts are read as moments and days also where pydantic is given Python values.
 Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_moment)]
