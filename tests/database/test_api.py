@@ -197,7 +197,7 @@ def test_a_fault_of_the_notice_names_the_field_of_the_event(client: TestClient) 
     long = {**EVENT, "code": "AAAA.AAAA.AAAA.AAAA.AAAA.AAAA-261102-004242"}
     answer = client.post("/api/v1/dossier-events", json=long)
     assert [(each["pointer"], each["code"]) for each in answer.json()["errors"]] == [
-        ("/code", "type")
+        ("/code", "too-long")
     ]
 
 
