@@ -1,6 +1,9 @@
-"""How long a list takes to load, and how much memory. Run: .venv/bin/python bench/audience.py [--rows 114072] [--kind csv|xlsx]
+"""How long a list takes to load, and how much memory.
 
-Starts a private PostgreSQL of its own, makes an invented list, loads it through the product's own path and prints figures.
+Run: .venv/bin/python bench/audience.py [--rows 114072] [--kind csv|xlsx]
+
+Starts a private PostgreSQL of its own, makes an invented list, loads it through the product's own
+path and prints figures.
 """
 
 from __future__ import annotations
@@ -51,7 +54,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"list.{arguments.kind}"
         # In a process of its own, so that making the list does not count as memory of loading it.
-        code = f"from bench.audience import write; from pathlib import Path; write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        code = (
+            "from bench.audience import write; from pathlib import Path; "
+            f"write(Path({str(path)!r}), {arguments.rows}, {arguments.lines})"
+        )
         subprocess.run(
             [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent
         )
@@ -64,7 +70,8 @@ def main() -> None:
             found = load_list(services, path, template)
             seconds = time.perf_counter() - started
             services.close()
-            # Those that have ended by now: the one that made the list, and the one that unpacked it. The server runs on.
+            # Those that have ended by now: the one that made the list, and the one that unpacked
+            # it. The server runs on.
             unpacking = (
                 resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
                 if arguments.kind == "xlsx"
@@ -72,11 +79,13 @@ def main() -> None:
             )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{found.rows_read:,} rows of {arguments.kind}: {seconds:.2f} s, {found.rows_read / seconds:,.0f} rows/s"
+        f"{found.rows_read:,} rows of {arguments.kind}: {seconds:.2f} s, "
+        f"{found.rows_read / seconds:,.0f} rows/s"
     )
     print(f"accepted {found.accepted:,}, merged {found.merged:,}, rejected {found.rejected:,}")
     print(
-        f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before), unpacking {unpacking / 1024:.0f} MB"
+        f"peak memory {peak / 1024:.0f} MB ({before / 1024:.0f} MB before), "
+        f"unpacking {unpacking / 1024:.0f} MB"
     )
 
 

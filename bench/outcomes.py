@@ -6,8 +6,9 @@
 
 It starts a private PostgreSQL, plans a campaign and settles it with processes that do what a worker
 does to the database: lease a batch of 500, load it, settle in groups of 32, release it. The
-statements stand in `outcomes_sql.py`, frozen as they were for docs/decisions/0001. Candidates take
-turns of ten batches, each in a database of its own, so that a noisy machine is fair to all.
+statements stand in `outcomes_sql.py`, frozen as they were for the decision of 2026-11-24
+(docs/decisions). Candidates take turns of ten batches, each in a database of its own, so that a
+noisy machine is fair to all.
 """
 
 from __future__ import annotations

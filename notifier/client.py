@@ -185,9 +185,13 @@ class NotifierClient:
         topic: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        recipient: str | None = None,
         page: int = 100,
     ) -> Iterator[Json]:
-        """Yield the key's messages, the newest first, fetched `page` at a time."""
+        """Yield the key's messages, the newest first, fetched `page` at a time.
+
+        `recipient` is an e-mail address, which is asked for in a body and not in a URL.
+        """
         filters = {
             "state": state,
             "template": template,
@@ -195,12 +199,12 @@ class NotifierClient:
             "since": since and _aware(since),
             "until": until and _aware(until),
             "limit": page,
+            "recipient": recipient,
         }
-        return self._pages(
-            "messages",
-            "messages",
-            {name: value for name, value in filters.items() if value is not None},
-        )
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        if recipient is None:
+            return self._pages("messages", "messages", wanted)
+        return self._pages("messages/search", "messages", wanted, method="POST")
 
     def cancel_message(self, message_id: str) -> Json:
         """Take a message back while it is queued; return it."""
@@ -236,6 +240,18 @@ class NotifierClient:
             "POST", "campaigns", {"name": name, "definition": dict(definition)}, twice=False
         )
 
+    def campaigns(self, *, state: str | None = None) -> Iterator[Json]:
+        """Yield the key's campaigns, drafts too, the newest first."""
+        return self._pages("campaigns", "campaigns", {} if state is None else {"state": state})
+
+    def edit_campaign(self, name: str, definition: Mapping[str, Any]) -> Json:
+        """Replace the definition of a campaign that is not launched; its list stays."""
+        return self._call("PUT", f"campaigns/{_name(name)}", {"definition": dict(definition)})
+
+    def delete_campaign(self, name: str) -> None:
+        """Delete a campaign that is not launched, with its list."""
+        self._ask("DELETE", f"campaigns/{_name(name)}", twice=False)
+
     def attach_list(self, name: str, path: Path | str) -> Json:
         """Attach a list of recipients (.csv, .xlsx, .xls or .ods) to a campaign that is not launched."""
         path = Path(path)
@@ -267,13 +283,16 @@ class NotifierClient:
         """Return a CSV file in UTF-8, one row per message."""
         return self._ask("GET", f"campaigns/{_name(name)}/report").content
 
-    def _pages(self, path: str, name: str, query: Json) -> Iterator[Json]:
+    def _pages(
+        self, path: str, name: str, wanted: Json, *, method: Literal["GET", "POST"] = "GET"
+    ) -> Iterator[Json]:
         while True:
-            page = self._call("GET", path, query=query)
+            asked = {"query": wanted} if method == "GET" else {"body": wanted}
+            page = self._call(method, path, **asked)
             yield from page[name]
             if page["next"] is None:
                 return
-            query = {**query, "cursor": page["next"]}
+            wanted = {**wanted, "cursor": page["next"]}
 
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any

@@ -338,7 +338,8 @@ class Batch(Base):
     __tablename__ = "batch"
     __table_args__ = (
         Index("ix_batch_ready", "lane", "due_at", postgresql_where=text("state = 'ready'")),
-        Index("ix_batch_leased", "lease_until", postgresql_where=text("state = 'leased'")),
+        # On the id: each settle moves `lease_until`, and would add an entry to every index.
+        Index("ix_batch_leased", "id", postgresql_where=text("state = 'leased'")),
         Index("ix_batch_campaign_id", "campaign_id", "state"),
         {"postgresql_with": {"fillfactor": 50}},
     )

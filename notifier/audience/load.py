@@ -35,8 +35,8 @@ ProgressCallback = Callable[[int, int | None], None]
 ROWS_IN_MEMORY = 2_000
 """Rows held in memory at once while a list loads: each such portion is one COPY.
 
-More take more memory (about 1 KB a row) and no less time. A spreadsheet's rows come from the
-process that unpacks it in parcels of their own (`unpack.PARCEL_ROWS`), a text's one by one.
+So memory stays flat, however long the list is. A spreadsheet's rows come from the process that
+unpacks it in parcels of their own (`_PARCEL_ROWS` in `unpack.py`), a text's one by one.
 """
 
 # Stands for NULL in COPY; no cell holds a control character.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from notifier.audience import fields
 from notifier.audience.columns import Column, Columns, check, match
@@ -98,15 +98,8 @@ def cell_text(value: Any) -> str:
 
 _STANDARD = ("tax_code", "email", "name")
 
-
-class _Step(NamedTuple):
-    """How one cell becomes a value: what the loop over a row's columns needs, at hand."""
-
-    column: Column
-    place: int
-    key: str
-    kind: Field
-    parse: Callable[[Any, Field], Any]
+# How one cell becomes a value. A plain tuple, for it is unpacked for every cell of a list.
+_Step = tuple[Column, int, str, Field, Callable[[Any, Field], Any]]
 
 
 class RowReader:
@@ -191,11 +184,15 @@ class RowReader:
             emails=emails,
             line=line or None,
             lacking=lacking,
-            warnings=[
-                _problem(row_no, cells, self._email, part, error, kind="warning")
-                for part, error in bad
-            ],
+            warnings=self._warnings(row_no, cells, bad) if bad else [],
         )
+
+    def _warnings(
+        self, row_no: int, cells: Sequence[Any], bad: list[tuple[str, CellError]]
+    ) -> list[Problem]:
+        return [
+            _problem(row_no, cells, self._email, part, error, kind="warning") for part, error in bad
+        ]
 
 
 def _problem(
@@ -225,13 +222,7 @@ def _step(column: Column) -> _Step:
         if column.field.name == "language" and not column.line
         else fields.PARSERS[column.field.type]
     )
-    return _Step(
-        column=column,
-        place=column.index,
-        key=column.field.name,
-        kind=column.field,
-        parse=parse,
-    )
+    return column, column.index, column.field.name, column.field, parse
 
 
 def _language(value: Any, _: Field) -> str | None:

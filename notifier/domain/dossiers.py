@@ -6,8 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, bindparam, func, literal_column, select, text
@@ -17,23 +16,11 @@ from sqlalchemy.types import BigInteger, Boolean, DateTime, Integer, LargeBinary
 from notifier import schema
 from notifier.domain import calendar
 from notifier.domain.calendar import HANOI
+from notifier.domain.event_results import CONFLICT, EventResult, Outcome, Refusal
 from notifier.domain.sources import Source, Status
 
 # An apology leaves in the morning, when somebody is there to be asked about it.
 _MORNING = time(8, 0)
-
-
-class Outcome(StrEnum):
-    """What an event led to."""
-
-    QUEUED = "queued"
-    """A notice was planned."""
-    RECORDED = "recorded"
-    """The status has no notice."""
-    OLDER = "older"
-    """The applicant was notified of something newer already."""
-    NO_ADDRESS = "no-address"
-    """There is no e-mail address: listed for officers."""
 
 
 class DossierKey(NamedTuple):
@@ -87,73 +74,6 @@ class Event:
         return EventKey(
             self.source.name, self.code, self.status.code, self.occurred_at, self.sandbox
         )
-
-
-@dataclass(frozen=True, slots=True)
-class EventResult:
-    """What became of an event; `message_id` is its notice, when one was planned."""
-
-    id: uuid.UUID
-    outcome: Outcome
-    message_id: uuid.UUID | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as it is kept."""
-        return {
-            "id": str(self.id),
-            "outcome": self.outcome.value,
-            "message_id": None if self.message_id is None else str(self.message_id),
-        }
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Self:
-        """Return what `to_json` kept."""
-        message_id = kept["message_id"]
-        return cls(
-            id=uuid.UUID(kept["id"]),
-            outcome=Outcome(kept["outcome"]),
-            message_id=None if message_id is None else uuid.UUID(message_id),
-        )
-
-
-class Fault(NamedTuple):
-    """What is wrong with one field: a JSON pointer (RFC 6901), a stable code, and a sentence.
-
-    It never repeats the value: that may be personal.
-    """
-
-    pointer: str
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an event is not recorded: a stable code, a sentence, and the fields at fault."""
-
-    code: str
-    detail: str
-    faults: tuple[Fault, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as it is kept."""
-        return {
-            "code": self.code,
-            "detail": self.detail,
-            "errors": [each._asdict() for each in self.faults],
-        }
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Self:
-        """Return what `to_json` kept."""
-        return cls(kept["code"], kept["detail"], tuple(Fault(**each) for each in kept["errors"]))
-
-
-CONFLICT = Refusal(
-    "conflict",
-    "This source, dossier, status and moment were reported before with other content; "
-    "that report stands.",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ NOTIFY_SETTLED = f"""
                              'reply', coalesce(s.detail, ''), 'host', coalesce(s.host, '')),
            clock_timestamp(), s.settled_at + {_PATIENCE_SQL}
       FROM {{settled}} s JOIN api_key k ON k.id = s.key_id
-     WHERE k.webhook_url IS NOT NULL
+     WHERE s.key_id IS NOT NULL AND k.webhook_url IS NOT NULL
        AND (s.new_doubt OR s.state IN ({sql_list(WEBHOOK_STATES)}))"""
 
 

@@ -18,16 +18,8 @@ from sqlalchemy.orm import Session
 
 from notifier.db import new_id
 from notifier.domain import addresses, dossiers, idempotency, messages
-from notifier.domain.dossiers import (
-    Dossier,
-    DossierKey,
-    Event,
-    EventKey,
-    EventResult,
-    Outcome,
-    Recorded,
-    Refusal,
-)
+from notifier.domain.dossiers import Dossier, DossierKey, Event, EventKey, Recorded
+from notifier.domain.event_results import EventResult, Outcome, Refusal
 from notifier.domain.idempotency import IdempotencyError
 from notifier.domain.sources import APOLOGY
 from notifier.flows import transactional as notice

@@ -12,6 +12,7 @@ import logging
 import queue
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -174,8 +175,9 @@ class Copiers:
                     )
 
     def close(self, *, patience: float = 1.0) -> None:
-        """Wait for the end of what is copied, `patience` seconds for each part; close the files."""
+        """Wait for the end of what is copied, `patience` seconds in all; close the files."""
+        deadline = time.monotonic() + patience
         for thread in self._threads:
-            thread.join(patience)
+            thread.join(max(0.0, deadline - time.monotonic()))
         for file in self._files.values():
             file.close()

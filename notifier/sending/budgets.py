@@ -13,6 +13,7 @@ Habits are learnt anew.
 from __future__ import annotations
 
 import random
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ SLOT_SECONDS = 60
 FIRST_BACKOFF = 5.0
 MAX_BACKOFF = 600.0
 _DOWN_WAIT = 2.0
+_AWAY_SECONDS = 5.0
 
 
 class Sign(StrEnum):
@@ -156,6 +158,7 @@ class Throttle:
         """Connect on first use."""
         self._client = redis.asyncio.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
         self._owner = uuid.uuid4().hex
+        self._away_until = 0.0
 
     async def _eval(self, script: str, keys: list[str], *arguments: object) -> Any:
         return await self._client.eval(script, len(keys), *keys, *[str(a) for a in arguments])
@@ -196,8 +199,11 @@ class Throttle:
     async def habits(self, route: str, sign: Sign | None = None, number: int = 0) -> Habits:
         """Return what is known of `route`, after noting a `sign` with its number, if any.
 
-        Without Valkey nothing is known.
+        Without Valkey nothing is known, and it is not asked again for a moment: no message waits
+        for what only saves time.
         """
+        if time.monotonic() < self._away_until:
+            return Habits()
         try:
             pause, pauses, messages, connections, rate = await self._eval(
                 _HABITS,
@@ -206,6 +212,7 @@ class Throttle:
                 number,
             )
         except (RedisError, OSError):
+            self._away_until = time.monotonic() + _AWAY_SECONDS
             return Habits()
         return Habits(int(pause) / 1000, int(pauses), int(messages), int(connections), int(rate))
 

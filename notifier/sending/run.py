@@ -123,6 +123,7 @@ class BatchRun:
         self.changed = asyncio.Event()
         self._slotted = False
         self._slots_at = 0.0
+        self._asleep = False
         self._began = self._beat = self.loop.time()
 
     def _next_due(
@@ -271,10 +272,13 @@ class BatchRun:
 
     async def _heartbeat(self) -> None:
         now = self.loop.time()
-        if now - self._beat < _ASLEEP:
+        if now - self._beat > _ASLEEP and not self._asleep:
+            # This process was asleep, not the server: its replies may be here, yet unread.
+            self._asleep = True
+        else:
+            self._asleep = False
             for connection in list(self.connections):
                 connection.check_timeout(now)
-        # Else this process was asleep, not the server: its replies may be here, yet unread.
         self._beat = now
         if self._slotted and now - self._slots_at > SLOT_SECONDS / 3:
             self._slots_at = now

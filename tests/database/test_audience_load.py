@@ -107,7 +107,8 @@ def recipients(session: Session, audience: Audience) -> list[Any]:
     return list(
         session.execute(
             text(
-                "SELECT row_no, tax_code, name, language, address_ids, data FROM recipient WHERE audience_id = :id ORDER BY row_no"
+                """SELECT row_no, tax_code, name, language, address_ids, data FROM recipient
+                    WHERE audience_id = :id ORDER BY row_no"""
             ),
             {"id": audience.id},
         )
@@ -117,8 +118,8 @@ def recipients(session: Session, audience: Audience) -> list[Any]:
 def problems(session: Session, audience: Audience) -> list[Any]:
     return list(
         session.execute(
-            text("""SELECT row_no, kind, code, column_name, value, problem_vi, problem_en, cells FROM audience_reject
-                     WHERE audience_id = :id ORDER BY row_no"""),
+            text("""SELECT row_no, kind, code, column_name, value, problem_vi, problem_en, cells
+                      FROM audience_reject WHERE audience_id = :id ORDER BY row_no"""),
             {"id": audience.id},
         )
     )
@@ -351,8 +352,10 @@ def test_the_register_follows_the_newest_list_and_keeps_the_history_of_addresses
         [(ONE, "Công ty Mới", "en"), (TWO, "Công ty Ban Mai", "vi")]
     )
     history = session.execute(
-        text("""SELECT a.email, h.first_seen_at, h.last_seen_at FROM taxpayer_address h JOIN address a ON a.id = h.address_id
-                  JOIN taxpayer t ON t.id = h.taxpayer_id WHERE t.tax_code = :code ORDER BY h.last_seen_at"""),
+        text("""SELECT a.email, h.first_seen_at, h.last_seen_at FROM taxpayer_address h
+                  JOIN address a ON a.id = h.address_id
+                  JOIN taxpayer t ON t.id = h.taxpayer_id
+                 WHERE t.tax_code = :code ORDER BY h.last_seen_at"""),
         {"code": ONE},
     )
     assert [tuple(each) for each in history] == [
@@ -430,7 +433,7 @@ def left_over(engine: Engine) -> int:
 
 
 def columns_of(audience: Audience) -> dict[str, Any]:
-    return {name: getattr(audience, name) for name in Audience.__table__.columns.keys()}  # noqa: SIM118 - a collection of columns
+    return {each.name: getattr(audience, each.name) for each in Audience.__table__.columns}
 
 
 def test_the_same_file_is_known_again_for_the_same_template_only(
@@ -611,7 +614,10 @@ def test_whatever_the_rows_each_is_accepted_rejected_or_merged(
 
 
 def check_mail(template: Template, table: list[list[str]], mail: Any, out: set[int]) -> None:
-    """A mail says what its first row says, and its lines are those of its rows that were not rejected or merged as repeats."""
+    """A mail says what its first row says.
+
+    Its lines are those of its rows that were not rejected or merged as repeats.
+    """
     cells = table[mail.row_no - 2]
     assert (mail.tax_code, mail.name) == (cells[0], cells[1])
     assert mail.language == (cells[9] or "vi")

@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from notifier.domain import calendar, dossiers, keys
 from notifier.domain.calendar import HANOI
-from notifier.domain.dossiers import CONFLICT, Event, EventResult, Fault, Refusal
+from notifier.domain.dossiers import Event
+from notifier.domain.event_results import CONFLICT, EventResult, Fault, Refusal
 from notifier.domain.idempotency import IdempotencyError
 from notifier.flows import dossier_events as dossier
 from notifier.flows import upkeep

@@ -1,4 +1,7 @@
-"""The story of a list as the command line and the pages tell it: loaded once, reused, what could not be used written to a file."""
+"""The story of a list as the command line and the pages show it.
+
+Loaded once, reused, and what could not be used written to a file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ def counts(services: Services) -> dict[str, int]:
 def invented(
     path: Path, businesses: int, *, lines: int | None = None, spoil: bool = False
 ) -> list[list[str]]:
-    """Write an invented list; with `spoil`, every tenth row has a wrong address, a wrong amount or is there twice."""
+    """Write an invented list.
+
+    With `spoil`, every tenth row has a wrong address, a wrong amount or is there twice.
+    """
     rows = list(invented_rows(businesses, lines=lines))
     if spoil:
         for number, row in enumerate(rows[::10]):
@@ -96,13 +102,15 @@ def test_the_same_people_in_a_text_and_in_a_spreadsheet_become_the_same_recipien
         with services.session() as session:
             rows = session.execute(
                 text(
-                    "SELECT row_no, tax_code, name, language, address_ids, data FROM recipient WHERE audience_id = :id ORDER BY row_no"
+                    """SELECT row_no, tax_code, name, language, address_ids, data FROM recipient
+                        WHERE audience_id = :id ORDER BY row_no"""
                 ),
                 {"id": audience.id},
             )
             told = session.execute(
                 text(
-                    "SELECT row_no, kind, code, column_name, value, cells FROM audience_reject WHERE audience_id = :id ORDER BY 1, 3"
+                    """SELECT row_no, kind, code, column_name, value, cells FROM audience_reject
+                        WHERE audience_id = :id ORDER BY 1, 3"""
                 ),
                 {"id": audience.id},
             )
@@ -121,7 +129,8 @@ def test_every_row_that_was_not_used_is_in_the_report_with_what_to_do(
     assert (
         audience.accepted + audience.rejected + audience.merged == audience.rows_read == len(rows)
     )
-    # With one row a mail, every spoiled row is rejected, and of those that are there twice the second is merged.
+    # With one row a mail, every spoiled row is rejected, and of those that are there twice the
+    # second is merged.
     assert (audience.rejected, audience.merged) == (14, 6)
     assert write_rejected(services, audience.id, tmp_path / "out.xlsx") == 20
     assert write_rejected(services, audience.id, tmp_path / "out.csv") == 20

@@ -115,7 +115,7 @@ class Proxy:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_PUT = do_POST  # noqa: N815 - the names in the standard library
+            do_GET = do_PUT = do_DELETE = do_POST  # noqa: N815 - the names in the standard library
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
                 pass
@@ -256,6 +256,10 @@ def test_pages_are_fetched_as_they_are_read(client: NotifierClient, proxy: Proxy
     assert len(listed) == 7
     assert len(proxy.seen) - before == 3
     assert list(client.messages(until=datetime(2026, 1, 1, tzinfo=UTC))) == []
+    found = client.messages(recipient=RECIPIENT["email"].upper(), page=3)
+    assert [each["id"] for each in found] == listed
+    assert list(client.messages(recipient="nobody@example.test")) == []
+    assert not [path for _, path, _ in proxy.seen if "%40" in path or "@" in path]
     preview = client.preview_message("settlement-guidance", RECIPIENT, GUIDANCE, language="en")
     assert "2026" in preview["subject"]
     assert {"dossier-status", "tax-policy"} <= {each["code"] for each in client.topics()}
@@ -285,6 +289,13 @@ def test_a_campaign_from_its_definition_to_its_report(
         }
     definition = json.loads(json.dumps(written, default=str))
     assert client.create_campaign("policy-2026-12", definition)["state"] == "draft"
+    assert [(each["name"], each["state"]) for each in client.campaigns(state="draft")] == [
+        ("policy-2026-12", "draft")
+    ]
+    client.create_campaign("mistaken", definition)
+    client.delete_campaign("mistaken")
+    assert client.edit_campaign("policy-2026-12", definition)["state"] == "draft"
+    assert [each["name"] for each in client.campaigns()] == ["policy-2026-12"]
     client.attach_list("policy-2026-12", audience)
     with pytest.raises(ValueError, match="a list is one of"):
         client.attach_list("policy-2026-12", tmp_path / "list.pdf")

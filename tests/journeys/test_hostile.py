@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -366,3 +368,45 @@ def test_hostile_requests_are_refused_and_nothing_of_them_is_kept(
     with services.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM message")) == 1
         assert connection.scalar(text("SELECT count(*) FROM dossier_event")) == 0
+
+
+def answer_to(site: str, head: bytes, *parts: bytes) -> bytes:
+    """Send the head of a request and parts of its body, and no more; return what comes."""
+    place = urlsplit(site)
+    with socket.create_connection(
+        (place.hostname or "", place.port or 0), timeout=10
+    ) as connection:
+        connection.sendall(head)
+        for part in parts:
+            connection.sendall(part)
+        return connection.recv(65_536)
+
+
+def test_a_body_is_not_read_for_strangers_nor_beyond_its_limit(
+    services: Services, settings: Settings
+) -> None:
+    header = make(services, "portal")["Authorization"]
+    narrow = make(services, "narrow", scopes=("messages:read",))["Authorization"]
+    with served(settings) as site:
+        for path, kind, most in (
+            (EVENTS, "application/json", 64),
+            (BATCH, "application/json", 4 * 1024),
+            (MESSAGES, "application/json", 256),
+            (f"{CAMPAIGNS}/mine/list", "text/csv", 64 * 1024),
+        ):
+            method = "PUT" if path.endswith("/list") else "POST"
+
+            def head(key: str, method: str = method, path: str = path, kind: str = kind) -> bytes:
+                return (
+                    f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key}\r\n"
+                    f"Content-Type: {kind}\r\nContent-Length: 999999999\r\n\r\n"
+                ).encode()
+
+            # Not one byte of a body was sent, and there is an answer.
+            assert answer_to(site, head("Bearer " + "x" * 40)).startswith(b"HTTP/1.1 401 ")
+            assert answer_to(site, head(narrow)).startswith(b"HTTP/1.1 403 ")
+            if most <= 4 * 1024:
+                parts = [b" " * 65_536] * (most // 64) + [b" "]
+                said = answer_to(site, head(header), *parts)
+                assert said.startswith(b"HTTP/1.1 413 ")
+                assert b"connection: close" in said.lower()

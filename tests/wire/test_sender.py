@@ -529,7 +529,7 @@ def test_one_421_in_a_hundred_costs_nothing(world: World, stage: str) -> None:
     began = time.monotonic()
     world.deliver()
     world.assert_all_once(name, 1_754)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 100
     assert world.sql("SELECT max(attempts), max(doubts) FROM message") == [(1, 0)]
 
 
@@ -550,7 +550,7 @@ def test_server_that_takes_three_messages_a_connection_gets_them_all(
     began = time.monotonic()
     world.deliver()
     world.assert_all_once(name, 2_000)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
     assert world.sql("SELECT max(attempts), max(doubts) FROM message") == [(1, 0)]
     # By then we say goodbye ourselves, so that no envelope is written for nothing.
     assert habits(world).messages == 3

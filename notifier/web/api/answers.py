@@ -6,12 +6,12 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from notifier.domain.calendar import HANOI
-from notifier.domain.dossiers import Outcome
-from notifier.states import CampaignState, InDoubtPolicy, MessageState
+from notifier.domain.event_results import Outcome
+from notifier.states import MessageState
 from notifier.web.api.models import SUPPRESSION
 from notifier.web.api.problems import TITLES
 
@@ -29,7 +29,8 @@ def _absent(value: object) -> bool:
     return not value
 
 
-def _example(**values: Any) -> ConfigDict:
+def example(**values: Any) -> ConfigDict:
+    """Return the configuration of an answer with an example."""
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
@@ -85,7 +86,7 @@ class EventLinks(Answer):
 class EventAnswer(Answer):
     """What became of an event."""
 
-    model_config = _example(**_EVENT_EXAMPLE)
+    model_config = example(**_EVENT_EXAMPLE)
 
     id: Annotated[uuid.UUID, Field(description="The event.")]
     outcome: Annotated[Outcome, Field(description="What it led to.")]
@@ -99,7 +100,7 @@ class EventAnswer(Answer):
 class RecordedEvent(EventAnswer):
     """An event of a batch that was recorded."""
 
-    model_config = _example(index=0, status=202, **_EVENT_EXAMPLE)
+    model_config = example(index=0, status=202, **_EVENT_EXAMPLE)
 
     index: Annotated[int, Field(ge=0, description="Its place in the batch, from 0.")]
     # As an enumeration: generators stumble over a constant that is a number.
@@ -123,7 +124,7 @@ class RefusedEvent(Answer):
 class BatchAnswer(Answer):
     """What became of each event of a batch."""
 
-    model_config = _example(
+    model_config = example(
         accepted=1, refused=0, results=[{"index": 0, "status": 202, **_EVENT_EXAMPLE}]
     )
 
@@ -173,7 +174,7 @@ class MessageLinks(Answer):
 class MessageAnswer(Answer):
     """A message that was asked for."""
 
-    model_config = _example(id=_MESSAGE_ID, state="queued", links=_MESSAGE_LINKS)
+    model_config = example(id=_MESSAGE_ID, state="queued", links=_MESSAGE_LINKS)
 
     id: uuid.UUID
     state: MessageState
@@ -183,7 +184,7 @@ class MessageAnswer(Answer):
 class MessageSummary(MessageAnswer):
     """A message, and how far it is."""
 
-    model_config = _example(**_MESSAGE_EXAMPLE)
+    model_config = example(**_MESSAGE_EXAMPLE)
 
     reason: Annotated[str | None, Field(description="Why it is skipped or cancelled.")]
     template: str
@@ -209,7 +210,7 @@ class Reply(Answer):
 class Message(MessageSummary):
     """A message with each reply."""
 
-    model_config = _example(**_MESSAGE_EXAMPLE, replies=[_REPLY_EXAMPLE])
+    model_config = example(**_MESSAGE_EXAMPLE, replies=[_REPLY_EXAMPLE])
 
     replies: list[Reply]
 
@@ -217,7 +218,7 @@ class Message(MessageSummary):
 class MessagePage(Answer):
     """Messages, the newest first."""
 
-    model_config = _example(messages=[_MESSAGE_EXAMPLE], next=None)
+    model_config = example(messages=[_MESSAGE_EXAMPLE], next=None)
 
     messages: list[MessageSummary]
     next: Annotated[str | None, Field(description="The cursor of the next page, if there is one.")]
@@ -226,7 +227,7 @@ class MessagePage(Answer):
 class Preview(Answer):
     """A mail as it would be sent now."""
 
-    model_config = _example(subject="…", text="…", html="…", bytes=9216)
+    model_config = example(subject="…", text="…", html="…", bytes=9216)
 
     subject: str
     text: str
@@ -247,7 +248,7 @@ class Texts(Answer):
 class Topic(Answer):
     """What the service writes about."""
 
-    model_config = _example(
+    model_config = example(
         code="dossier-status",
         name={"vi": "Tình trạng hồ sơ", "en": "Dossier status"},
         statutory=True,
@@ -311,7 +312,7 @@ class Suppression(Answer):
 class SuppressionPage(Answer):
     """Suppressions, the newest first."""
 
-    model_config = _example(
+    model_config = example(
         suppressions=[{**SUPPRESSION, "reason": "manual", "since": "2026-11-02T02:15:00+00:00"}],
         next=None,
     )
@@ -323,7 +324,7 @@ class SuppressionPage(Answer):
 class Suppressed(Answer):
     """What an address is not written to about from now on."""
 
-    model_config = _example(suppressed={"tax-policy": "manual"}, new=True)
+    model_config = example(suppressed={"tax-policy": "manual"}, new=True)
 
     suppressed: Annotated[dict[str, str], Field(description="Topics, each with the reason.")]
     new: Annotated[bool, Field(description="Whether it was not so before.")]
@@ -332,137 +333,7 @@ class Suppressed(Answer):
 class Lifted(Answer):
     """What an address is still not written to about."""
 
-    model_config = _example(suppressed={}, lifted=True)
+    model_config = example(suppressed={}, lifted=True)
 
     suppressed: Annotated[dict[str, str], Field(description="Topics, each with the reason.")]
     lifted: Annotated[bool, Field(description="Whether it was suppressed before.")]
-
-
-# --- campaigns -----------------------------------------------------------------------------------
-
-_NAME = "tax-policy-2026-12"
-_CAMPAIGN_STEPS = ("list", "check", "launch", "pause", "resume", "cancel", "report")
-_CAMPAIGN_LINKS = {"self": f"/api/v1/campaigns/{_NAME}"} | {
-    step: f"/api/v1/campaigns/{_NAME}/{step}" for step in _CAMPAIGN_STEPS
-}
-
-
-class CampaignLinks(Answer):
-    """Where to go on."""
-
-    here: Annotated[str, Field(alias="self", description="The campaign.")]
-    list: Annotated[str, Field(description="PUT here attaches its list.")]
-    check: str
-    launch: str
-    pause: str
-    resume: str
-    cancel: str
-    report: str
-
-    @classmethod
-    def of(cls, name: str) -> CampaignLinks:
-        """Return the links of a campaign."""
-        here = f"/api/v1/campaigns/{name}"
-        return cls.model_validate(
-            {"self": here} | {step: f"{here}/{step}" for step in _CAMPAIGN_STEPS}
-        )
-
-
-class CampaignAnswer(Answer):
-    """A campaign and its state."""
-
-    model_config = _example(name=_NAME, state="draft", links=_CAMPAIGN_LINKS)
-
-    name: str
-    state: CampaignState
-    links: CampaignLinks
-
-
-class CampaignPage(Answer):
-    """Campaigns, the newest first."""
-
-    model_config = _example(
-        campaigns=[{"name": _NAME, "state": "draft", "links": _CAMPAIGN_LINKS}], next=None
-    )
-
-    campaigns: list[CampaignAnswer]
-    next: Annotated[str | None, Field(description="The cursor of the next page, if there is one.")]
-
-
-class ListAnswer(CampaignAnswer):
-    """A campaign whose list was attached."""
-
-    model_config = _example(name=_NAME, state="draft", bytes=48211, links=_CAMPAIGN_LINKS)
-
-    bytes: Annotated[int, Field(ge=0, description="Of the list.")]
-
-
-class CampaignCheck(Answer):
-    """What a campaign would do."""
-
-    rows_read: int
-    accepted: int
-    rejected: int
-    merged: int
-    unused_columns: list[str]
-    messages: int
-    to_send: int
-    suppressed: Annotated[dict[str, int], Field(description="Reasons, each with how many.")]
-    unrenderable: int
-    largest_mail_bytes: int
-    largest_mail_row: int
-    control_totals: dict[str, Any]
-    estimated_seconds: float
-    window_opens_at: datetime | None
-
-
-# A figure for each state, whatever states there are.
-_Figures = create_model(
-    "_Figures",
-    __base__=Answer,
-    **{  # type: ignore[call-overload]
-        state.figure: (Annotated[int, Field(ge=0, description=state.about.en)], ...)
-        for state in MessageState
-    },
-)
-
-
-class CampaignStatus(CampaignAnswer, _Figures):  # type: ignore[misc, valid-type]
-    """Where a campaign stands. The figures of the states add up to `total`, always."""
-
-    model_config = _example(
-        name=_NAME,
-        title="Chính sách thuế mới",
-        state="running",
-        total=114072,
-        **{state.figure: 0 for state in MessageState} | {"queued": 80000, "accepted": 34072},
-        skipped={},
-        in_doubt=0,
-        dead_letter=0,
-        control_totals={},
-        in_doubt_policy="resend",
-        template_version="8d2f…",
-        launch_at=None,
-        launched_at="2026-12-01T01:00:00+00:00",
-        started_at="2026-12-01T01:00:00+00:00",
-        finished_at=None,
-        not_after="2026-12-06T01:00:00+00:00",
-        links=_CAMPAIGN_LINKS,
-    )
-
-    title: str
-    total: Annotated[int, Field(ge=0, description="How many messages it has.")]
-    skipped: Annotated[dict[str, int], Field(description="Reasons, each with how many.")]
-    in_doubt: Annotated[
-        int,
-        Field(ge=0, description="Whose fate was unknown at some time, whatever became of them."),
-    ]
-    dead_letter: Annotated[int, Field(ge=0, description="In batches that are set aside.")]
-    control_totals: Annotated[dict[str, Any], Field(description="Sums over the list.")]
-    in_doubt_policy: InDoubtPolicy
-    template_version: str | None
-    launch_at: datetime | None
-    launched_at: datetime | None
-    started_at: datetime | None
-    finished_at: datetime | None
-    not_after: datetime | None

@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Match
 
 from notifier import __version__
-from notifier.domain.dossiers import Fault
+from notifier.domain.event_results import Fault
 from notifier.domain.idempotency import IdempotencyError
 from notifier.errors import (
     CampaignError,

@@ -13,11 +13,12 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 
 from notifier.domain.campaign_files import CAMPAIGN_NAME
-from notifier.domain.dossiers import Fault
+from notifier.domain.event_results import Fault
 from notifier.domain.keys import Key
 from notifier.flows import control, drafts
 from notifier.flows.report import write_report
-from notifier.web.api.answers import (
+from notifier.web.api.bodies import File, FileBody, JsonBody, Operation, Sent
+from notifier.web.api.campaign_answers import (
     CampaignAnswer,
     CampaignCheck,
     CampaignLinks,
@@ -25,16 +26,15 @@ from notifier.web.api.answers import (
     CampaignStatus,
     ListAnswer,
 )
-from notifier.web.api.bodies import File, FileBody, JsonBody, Operation, Sent
 from notifier.web.api.context import CampaignsKey, Context, Here
 from notifier.web.api.models import (
     CampaignEdit,
     CampaignQuery,
     CampaignRequest,
     LaunchRequest,
-    prose,
 )
 from notifier.web.api.problems import BODY, ProblemError, invalid, pointer, problems
+from notifier.web.api.values import prose
 
 MAX_BYTES = 256 * 1024
 MAX_LIST_BYTES = 64 * 1024 * 1024

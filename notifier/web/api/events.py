@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from notifier.domain import dossiers
 from notifier.domain.calendar import HANOI
-from notifier.domain.dossiers import EventResult, Fault, Refusal
+from notifier.domain.event_results import EventResult, Fault, Refusal
 from notifier.domain.keys import Key
 from notifier.flows import dossier_events as dossier
 from notifier.flows.dossier_events import Call

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from notifier.domain.dossiers import Fault
+from notifier.domain.event_results import Fault
 from notifier.flows import message_requests as message
 from notifier.flows.message_requests import Filter, Wanted
 from notifier.rendering.catalogue import LINE_KEY, faults
 from notifier.services import Services
 from notifier.states import MessageState
-from notifier.web.api import answers, models
+from notifier.web.api import answers
 from notifier.web.api.answers import MessageAnswer, MessageLinks, MessagePage, Preview
 from notifier.web.api.bodies import JSON, JsonBody, Operation, Sent
 from notifier.web.api.context import (
@@ -26,6 +26,7 @@ from notifier.web.api.context import (
 )
 from notifier.web.api.models import MessageQuery, MessageRequest, MessageSearch
 from notifier.web.api.problems import BODY, ProblemError, invalid, problems
+from notifier.web.api.values import cursor, prose
 
 MAX_BYTES = 256 * 1024
 _MAX_SEARCH_BYTES = 4096
@@ -127,7 +128,7 @@ def _page(
     more = len(found) > asked.limit
     return MessagePage(
         messages=[answers.MessageSummary(**_summary(each)) for each in page],
-        next=models.cursor(page[-1].id) if more else None,
+        next=cursor(page[-1].id) if more else None,
     )
 
 
@@ -227,7 +228,7 @@ def _clean(data: dict[str, Any]) -> dict[str, Any]:
         for name, value in values.items():
             if isinstance(value, str):
                 try:
-                    found[name] = models.prose(value)
+                    found[name] = prose(value)
                 except ValueError as error:
                     code, _, words = str(error).partition(": ")
                     wrong.append(Fault(f"{place}/{name}", code, words))

@@ -2,167 +2,43 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-import unicodedata
-import uuid
 from dataclasses import replace
-from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
-from notifier.audience import fields
 from notifier.domain.campaign_files import CAMPAIGN_NAME
-from notifier.domain.sources import CODE
 from notifier.flows.message_requests import Filter
 from notifier.states import CampaignState, MessageState
+from notifier.web.api.values import (
+    OMITTABLE,
+    Cursor,
+    Day,
+    Email,
+    Language,
+    Moment,
+    MomentInQuery,
+    Money,
+    Name,
+    Status,
+    TaxCode,
+    Word,
+    dossier_code,
+    line,
+    prose,
+)
 
 MAX_BATCH = 1_000
 MAX_PAPERS = 50
-_TEMPLATE_MARKS = ("{{", "{%", "{#")
-
-
-def _checked(value: str, *, lines: bool) -> str:
-    """Return a text as NFC without spaces around it; refuse what no honest text holds."""
-    value = unicodedata.normalize("NFC", value).strip()
-    for char in "" if value.isprintable() else value:
-        if lines and char in "\n\r\t":
-            continue
-        if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-            raise ValueError("characters: It holds control or invisible characters.")
-    if not value:
-        raise ValueError("empty: It is empty.")
-    if any(mark in value for mark in _TEMPLATE_MARKS):
-        raise ValueError("template-syntax: Marks of templates are not allowed in values.")
-    return " ".join(value.split()) if lines else value
-
-
-def line(value: str) -> str:
-    """Check a text of one line; raise ValueError `code: sentence`."""
-    return _checked(value, lines=False)
-
-
-def prose(value: str) -> str:
-    """Check a text that may have come in several lines, which become one; raise ValueError `code: sentence`."""
-    return _checked(value, lines=True)
-
-
-def _email(value: str) -> str:
-    line(value)
-    try:
-        good, bad = fields.addresses(value)
-    except fields.CellError as error:
-        raise ValueError(f"{error.code}: {error.en}") from None
-    if bad or len(good) != 1:
-        raise ValueError("address: " + (bad[0][1].en if bad else "It must be one address."))
-    return good[0]
-
-
-def _tax_code(value: str) -> str:
-    try:
-        return fields.tax_code(line(value))
-    except fields.CellError as error:
-        raise ValueError(f"{error.code}: {error.en}") from None
-
-
-def _code(value: str) -> str:
-    value = line(value).upper()
-    if not CODE.fullmatch(value):
-        raise ValueError(
-            "dossier-code: It must be a dossier code such as 000.A0.01.H26-261102-0042."
-        )
-    return value
-
-
-def _status(value: object) -> str:
-    # The portal's systems send their statuses as numbers or as texts.
-    if type(value) is int and 0 <= value <= 10**9:
-        return str(value)
-    if isinstance(value, str) and len(value) <= 40:  # noqa: PLR2004 - as the schema says
-        return line(value)
-    raise ValueError(
-        "type: It must be the status's code, a text of at most 40 characters or a number."
-    )
-
-
-Status = Annotated[
-    str,
-    PlainValidator(_status),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1, "maxLength": 40},
-                {"type": "integer", "minimum": 0, "maximum": 10**9},
-            ]
-        }
-    ),
-]
-
-
-def _moment(value: object) -> object:
-    # A number is no moment, although pydantic would read it as seconds.
-    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]", value):
-        return value
-    raise ValueError("type: It must be a moment such as 2026-11-24T09:30:00+07:00.")
-
-
-def _day(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
-        return value
-    raise ValueError("type: It must be a day such as 2026-11-24.")
-
-
-def _moment_in_a_query(value: object) -> object:
-    # An unescaped "+" of an offset arrives as a space.
-    return re.sub(r" (?=\d\d:?\d\d$)", "+", value) if isinstance(value, str) else value
-
-
-def _in_the_era(value: datetime) -> datetime:
-    if not 1970 < value.year < 9000:  # noqa: PLR2004 - what an id can say
-        raise ValueError("type: It must be a moment such as 2026-11-24T09:30:00+07:00.")
-    return value
-
-
-def _cursor(value: object) -> uuid.UUID:
-    try:
-        raw = str(value).encode("ascii")
-        return uuid.UUID(
-            bytes=base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
-        )
-    except (ValueError, UnicodeEncodeError, binascii.Error):
-        raise ValueError("value: It is no cursor of an earlier page.") from None
-
-
-def cursor(last: uuid.UUID) -> str:
-    """Return the cursor of the page behind `last`."""
-    return base64.urlsafe_b64encode(last.bytes).rstrip(b"=").decode()
-
-
-# Texts are read as moments and days also where pydantic is given Python values.
-Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_moment)]
-Day = Annotated[date, Field(strict=False), BeforeValidator(_day)]
-Language = Literal["vi", "en"]
-Money = Annotated[int, Field(ge=1, lt=fields.MAX_MONEY, description="Whole đồng.")]
-Email = Annotated[
-    str, Field(max_length=254, examples=["ketoan@congty.example.test"]), AfterValidator(_email)
-]
-Name = Annotated[str, Field(max_length=200), AfterValidator(line)]
-TaxCode = Annotated[str, Field(max_length=20, examples=["0100109106"]), AfterValidator(_tax_code)]
 
 
 class Model(BaseModel):
@@ -208,7 +84,7 @@ class DossierEvent(Model):
         AfterValidator(line),
     ]
     code: Annotated[
-        str, Field(max_length=60, description="The dossier's code."), AfterValidator(_code)
+        str, Field(max_length=60, description="The dossier's code."), AfterValidator(dossier_code)
     ]
     status: Annotated[Status, Field(description="The source's own code, or the portal's 1 to 10.")]
     occurred_at: Annotated[Moment, Field(description="When it changed, with an offset.")]
@@ -302,32 +178,15 @@ class MessageRequest(Model):
         dict[str, Any],
         Field(description="The template's fields, as GET /api/v1/templates lists them."),
     ] = {}
-    send_at: Annotated[Moment, Field(description="Not before; at most 366 days ahead.")] | None = (
+    send_at: Annotated[Moment | None, Field(description="Not before; at most 366 days ahead.")] = (
         None
     )
-    expires_at: (
-        Annotated[
-            AwareDatetime,
-            Field(description="Not after. Default: three days after it was asked for."),
-        ]
-        | None
-    ) = None
+    expires_at: Annotated[
+        Moment | None, Field(description="Not after. Default: three days after it was asked for.")
+    ] = None
 
 
 PAGE, MAX_PAGE = 50, 200
-_Word = Annotated[str, Field(max_length=100), AfterValidator(line)]
-_Since = Annotated[
-    AwareDatetime,
-    Field(strict=False),
-    BeforeValidator(_moment),
-    BeforeValidator(_moment_in_a_query),
-    AfterValidator(_in_the_era),
-]
-_Cursor = Annotated[
-    uuid.UUID,
-    PlainValidator(_cursor),
-    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"}),
-]
 
 
 class _Messages(BaseModel):
@@ -335,25 +194,23 @@ class _Messages(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: Annotated[
-        MessageState | SkipJsonSchema[None], Field(description="Those in this state.")
-    ] = None
-    template: Annotated[
-        _Word | SkipJsonSchema[None], Field(description="Those made of this template.")
-    ] = None
-    topic: Annotated[_Word | SkipJsonSchema[None], Field(description="Those about this topic.")] = (
+    state: Annotated[MessageState | None, OMITTABLE, Field(description="Those in this state.")] = (
         None
     )
+    template: Annotated[
+        Word | None, OMITTABLE, Field(description="Those made of this template.")
+    ] = None
+    topic: Annotated[Word | None, OMITTABLE, Field(description="Those about this topic.")] = None
     since: Annotated[
-        _Since | SkipJsonSchema[None], Field(description="Those asked for then or later.")
+        MomentInQuery | None, OMITTABLE, Field(description="Those asked for then or later.")
     ] = None
     until: Annotated[
-        _Since | SkipJsonSchema[None], Field(description="Those asked for before then.")
+        MomentInQuery | None, OMITTABLE, Field(description="Those asked for before then.")
     ] = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
-    cursor: Annotated[
-        _Cursor | SkipJsonSchema[None], Field(description="`next` of the page before.")
-    ] = None
+    cursor: Annotated[Cursor | None, OMITTABLE, Field(description="`next` of the page before.")] = (
+        None
+    )
 
     def filter(self) -> Filter:
         """Return what holds for them."""
@@ -378,7 +235,8 @@ class MessageSearch(_Messages):
     )
 
     recipient: Annotated[
-        Email | SkipJsonSchema[None],
+        Email | None,
+        OMITTABLE,
         Field(description="Those to this address, in upper or lower case."),
     ] = None
 
@@ -393,7 +251,7 @@ class SuppressionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cursor: Annotated[
-        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+        int | None, OMITTABLE, Field(ge=0, lt=2**62, description="`next` of the page before.")
     ] = None
 
 
@@ -470,10 +328,10 @@ class CampaignQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: Annotated[
-        CampaignState | SkipJsonSchema[None], Field(description="Those in this state.")
-    ] = None
+    state: Annotated[CampaignState | None, OMITTABLE, Field(description="Those in this state.")] = (
+        None
+    )
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="How many at once.")] = PAGE
     cursor: Annotated[
-        int | SkipJsonSchema[None], Field(ge=0, lt=2**62, description="`next` of the page before.")
+        int | None, OMITTABLE, Field(ge=0, lt=2**62, description="`next` of the page before.")
     ] = None

@@ -10,7 +10,7 @@ import orjson
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from notifier.domain.dossiers import Fault
+from notifier.domain.event_results import Fault
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_FAULTS = 50

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from notifier.domain import addresses
 from notifier.domain import suppressions as suppression
-from notifier.domain.dossiers import Fault
+from notifier.domain.event_results import Fault
 from notifier.rendering.catalogue import Field
 from notifier.services import Services
 from notifier.web.api import answers

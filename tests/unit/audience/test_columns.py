@@ -1,4 +1,7 @@
-"""Columns are found by name, label and synonym, however a heading is written; what is missing or doubled is named."""
+"""Columns are found by name, label and synonym, however a heading is written.
+
+What is missing or doubled is named.
+"""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_one_odd_cell_in_a_good_row_never_breaks_the_line_of_the_copy(
         )
 
 
-# --- headings among the first rows -------------------------------------------------------------------------------------------------
+# --- headings among the first rows ----------------------------------------------------------------
 
 
 def table(rows: Sequence[Cells], name: str = "A") -> Table:

@@ -1,4 +1,7 @@
-"""Spreadsheets of every kind, honest and hostile: XLSX, XLS, ODS, bombs, protected files and files that are something else."""
+"""Spreadsheets of every kind, honest and hostile.
+
+XLSX, XLS, ODS, bombs, protected files and files that are something else.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ HEADINGS = [
     "Số tiền",
     "Hạn nộp",
 ]
-# The tax code as a spreadsheet has it when it was taken for a number: without its zero, and a float.
+# The tax code as a spreadsheet has it when it was taken for a number: without its zero, a float.
 ROW = [
     100109106.0,
     "Công ty Ban Mai",
@@ -87,23 +90,32 @@ def ods_file(path: Path, table: str, manifest: str = "") -> None:
         archive.writestr("mimetype", ODS_TYPE)
         archive.writestr(
             "META-INF/manifest.xml",
-            f'<manifest:manifest {ODS_NAMES}><manifest:file-entry manifest:full-path="/" manifest:media-type="{ODS_TYPE}"/>{manifest}'
-            "</manifest:manifest>",
+            f"<manifest:manifest {ODS_NAMES}>"
+            '<manifest:file-entry manifest:full-path="/" '
+            f'manifest:media-type="{ODS_TYPE}"/>{manifest}</manifest:manifest>',
         )
         archive.writestr(
             "content.xml",
-            f"<office:document-content {ODS_NAMES}><office:body><office:spreadsheet>"
-            f'<table:table table:name="A">{table}</table:table></office:spreadsheet></office:body></office:document-content>',
+            f"<office:document-content {ODS_NAMES}>"
+            "<office:body><office:spreadsheet>"
+            f'<table:table table:name="A">{table}</table:table>'
+            "</office:spreadsheet></office:body></office:document-content>",
         )
 
 
 def ods(path: Path, rows: Rows) -> None:
     def cell(value: Any) -> str:
         if isinstance(value, date):
-            return f'<table:table-cell office:value-type="date" office:date-value="{value}"><text:p>{value:%d/%m/%y}</text:p></table:table-cell>'
+            return typed("date", f' office:date-value="{value}"', f"{value:%d/%m/%y}")
         if isinstance(value, (int, float)):
-            return f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p></table:table-cell>'
-        return f'<table:table-cell office:value-type="string"><text:p>{value}</text:p></table:table-cell>'
+            return typed("float", f' office:value="{value}"', str(value))
+        return typed("string", "", value)
+
+    def typed(kind: str, attribute: str, shown: str) -> str:
+        return (
+            f'<table:table-cell office:value-type="{kind}"{attribute}>'
+            f"<text:p>{shown}</text:p></table:table-cell>"
+        )
 
     ods_file(
         path,
@@ -220,7 +232,7 @@ def test_an_empty_workbook_is_an_empty_list(tmp_path: Path) -> None:
         read(tmp_path / "list.xlsx")
 
 
-# --- hostile files -----------------------------------------------------------------------------------------------------------------
+# --- hostile files --------------------------------------------------------------------------------
 
 
 def test_a_value_in_the_last_cell_of_a_sheet_is_an_error_and_not_the_end_of_the_process(
@@ -238,7 +250,10 @@ def test_a_value_in_the_last_cell_of_a_sheet_is_an_error_and_not_the_end_of_the_
 
 
 def test_cells_repeated_a_thousand_million_times_are_an_error(tmp_path: Path) -> None:
-    cell = '<table:table-cell table:number-columns-repeated="16384" office:value-type="string"><text:p>x</text:p></table:table-cell>'
+    cell = (
+        '<table:table-cell table:number-columns-repeated="16384" office:value-type="string">'
+        "<text:p>x</text:p></table:table-cell>"
+    )
     ods_file(
         tmp_path / "list.ods",
         f'<table:table-row table:number-rows-repeated="1048576">{cell}</table:table-row>',
@@ -382,5 +397,6 @@ def test_a_path_that_looks_like_an_option_is_only_a_path(
 
 
 def test_the_unpacking_program_imports_nothing_of_the_service() -> None:
-    code = f"import runpy, sys; runpy.run_path({str(sheets._PROGRAM)!r}); sys.exit(any(m.startswith('notifier') for m in sys.modules))"
+    code = f"import runpy, sys; runpy.run_path({str(sheets._PROGRAM)!r}); "
+    code += "sys.exit(any(m.startswith('notifier') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Texts as tables: the encodings and separators that programs write, and files that are something else."""
+"""Texts as tables: encodings and separators as programs write them, and files that are no text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def read(path: Path) -> tuple[Columns, list[tuple[int, Sequence[Any]]]]:
 
 
 def windows_1258(text: str) -> bytes:
-    """Encode as Vietnamese Windows does: a vowel with its shape in one byte, the tone behind it in another."""
+    """Encode as Vietnamese Windows does.
+
+    A vowel with its shape is one byte, the tone behind it another.
+    """
     out = bytearray()
     for char in text:
         try:
@@ -224,7 +227,7 @@ def test_quotation_marks_within_a_cell_are_letters(tmp_path: Path) -> None:
     assert read(tmp_path / "list.csv")[1][0][1][1] == 'Công ty "Ban Mai"'
 
 
-# --- files that are something else ---------------------------------------------------------------------------------------------------
+# --- files that are something else ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,7 +305,7 @@ def test_whatever_the_bytes_it_is_rows_or_one_error(tmp_path: Path, content: byt
         assert isinstance(RowReader(DEBT, columns).read(*row), (Member, Rejection))
 
 
-# --- rows ----------------------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
