@@ -1,9 +1,11 @@
 """The two ends of the scale for `notifier bench`, each one process of several: what simple code does, and what the wire can do.
 
-`naive`: for each recipient render the texts with Jinja, build an EmailMessage, hand it to aiosmtplib.sendmail.
-`limit`: mails that were made before, over the product's own pipelined connections; no rendering, no database.
+`naive`: for each recipient render the texts with Jinja, build an EmailMessage, hand it to
+aiosmtplib.sendmail. `limit`: mails that were made before, over the product's own pipelined
+connections; no rendering, no database.
 
-Prints "ready", waits for a line, sends for so many seconds and prints {"messages": …, "seconds": …}.
+Prints "ready", waits for a line, sends for so many seconds and prints {"messages": …, "seconds":
+…}.
 """
 
 from __future__ import annotations

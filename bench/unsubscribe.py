@@ -1,9 +1,13 @@
-"""How many one-click requests a second are taken, and how long one waits. Run: .venv/bin/python bench/unsubscribe.py [--json]
+"""How many one-click requests a second are taken, and how long one waits.
 
-Starts a whole system of its own (database, broker, catcher, workers, web) with an invented register, and sends RFC 8058 POSTs to it, each
-for another address, over kept-alive connections from this process: so the client shares the machine with all parts. First as fast as it
-goes, then paced while a campaign to everybody is being sent. At the end it counts in the database: every request that was answered with
-200 has its suppression and a confirmation: one for each address, or for topics stopped at the same moment.
+Run: .venv/bin/python bench/unsubscribe.py [--json]
+
+Starts a whole system of its own (database, broker, catcher, workers, web) with an invented
+register, and sends RFC 8058 POSTs to it, each for another address, over kept-alive connections from
+this process: so the client shares the machine with all parts. First as fast as it goes, then paced
+while a campaign to everybody is being sent. At the end it counts in the database: every request
+that was answered with 200 has its suppression and a confirmation: one for each address, or for
+topics stopped at the same moment.
 """
 
 from __future__ import annotations
@@ -69,7 +73,11 @@ class Client:
             self.failures += 1
 
     async def run(self, contents: list[bytes], per_second: float | None) -> float:
-        """Send all; paced requests are timed from when they were due, so that a stall counts for all that it holds up."""
+        """Send all.
+
+        Paced requests are timed from when they were due, so that a stall counts for all that it
+        holds up.
+        """
         start = time.perf_counter()
         waiting: asyncio.Queue[tuple[float | None, bytes]] = asyncio.Queue()
 

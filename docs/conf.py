@@ -1,4 +1,7 @@
-"""How the docs site is built: `make docs`. Nothing is fetched, and a page loads nothing from elsewhere."""
+"""How the docs site is built: `make docs`.
+
+Nothing is fetched, and a page loads nothing from elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A client of the HTTP API for other systems. It stands on its own: nothing else of the service is needed to use it."""
+"""A client of the HTTP API for other systems.
+
+It stands on its own: nothing else of the service is needed to use it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ class Applicant(TypedDict):
 
 
 class DossierEvent(TypedDict):
-    """A dossier has a new status. Moments are ISO 8601 with an offset, dates are 2026-12-31, money is whole đồng."""
+    """A dossier has a new status.
+
+    Moments are ISO 8601 with an offset, dates are 2026-12-31, money is whole đồng.
+    """
 
     source: str
     code: str
@@ -65,7 +71,10 @@ class Recipient(TypedDict):
 
 
 class ApiError(Exception):
-    """The service refused a request; `errors` names the fields at fault by JSON pointers, `request_id` finds it in the service's log."""
+    """The service refused a request.
+
+    `errors` names the fields at fault by JSON pointers, `request_id` finds it in the service's log.
+    """
 
     def __init__(
         self,
@@ -87,20 +96,28 @@ class ApiError(Exception):
 
 
 class ApiUnavailable(Exception):  # noqa: N818 - it says what is the matter
-    """No answer came, however often it was tried. What was asked for may have been done all the same."""
+    """No answer came, however often it was tried.
+
+    What was asked for may have been done all the same.
+    """
 
 
 class NotifierClient:
     """Talks to the service with one key. Use it as a context manager.
 
-    A call is tried up to `attempts` times: after 429 and 503, as late as the answer asks, and after a lost answer when asking twice does no
-    more than asking once. Every method raises ApiError when it is refused and ApiUnavailable when no answer came.
+    A call is tried up to `attempts` times: after 429 and 503, as late as the answer asks, and after
+    a lost answer when asking twice does no more than asking once. Every method raises ApiError when
+    it is refused and ApiUnavailable when no answer came.
     """
 
     def __init__(
         self, base_url: str, key: str, *, timeout: float = 10.0, attempts: int = 5
     ) -> None:
-        """Prepare; `base_url` is the service's address without /api, `timeout` seconds are waited for each answer."""
+        """Prepare.
+
+        `base_url` is the service's address without /api, `timeout` seconds are waited for each
+        answer.
+        """
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
         self._http = httpx2.Client(
@@ -134,7 +151,10 @@ class NotifierClient:
     def report_events(
         self, events: Sequence[DossierEvent], *, idempotency_key: str | None = None
     ) -> Json:
-        """Report up to 1,000 events; return {accepted, refused, results}, where `results` answers each by itself."""
+        """Report up to 1,000 events.
+
+        Return {accepted, refused, results}, where `results` answers each by itself.
+        """
         return self._call(
             "POST", "dossier-events/batch", {"events": list(events)}, key=idempotency_key
         )
@@ -312,7 +332,10 @@ class NotifierClient:
         kind: str | None = None,
         twice: bool = True,
     ) -> httpx2.Response:
-        """Ask until there is an answer; `twice`: a lost answer may be asked for again, for the service sees that it is one request."""
+        """Ask until there is an answer.
+
+        `twice`: a lost answer may be asked for again, for the service sees that it is one request.
+        """
         headers = {"Content-Type": kind} if kind else {}
         if method == "POST":
             headers["Idempotency-Key"] = key or str(uuid.uuid4())
@@ -358,8 +381,9 @@ def verify_webhook(
 ) -> None:
     """Check a call to your webhook; raise WebhookForged when you must not believe it.
 
-    `secret` is the key's (whsec_…), `headers` have names in small letters, `body` is as it came. Calls are believed for `tolerance` seconds;
-    drop those whose webhook-id you have seen (https://www.standardwebhooks.com).
+    `secret` is the key's (whsec_…), `headers` have names in small letters, `body` is as it came.
+    Calls are believed for `tolerance` seconds; drop those whose webhook-id you have seen
+    (https://www.standardwebhooks.com).
     """
     try:
         sent_at = float(headers["webhook-timestamp"])

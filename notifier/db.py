@@ -1,7 +1,8 @@
 """The door to PostgreSQL: engine, time-ordered ids and the monthly partitions of messages.
 
-PostgreSQL holds the truth; everything else in this system may be lost. Messages are partitioned by month on their id: a UUIDv7 begins
-with the milliseconds of its birth (RFC 9562 section 5.7), so the id alone finds the partition and stays unique across all of them.
+PostgreSQL holds the truth; everything else in this system may be lost. Messages are partitioned by
+month on their id: a UUIDv7 begins with the milliseconds of its birth (RFC 9562 section 5.7), so the
+id alone finds the partition and stays unique across all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ POOL, OVERFLOW = 16, 4
 
 
 def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier") -> Engine:
-    """Open a pool of at most `pool_size` + `OVERFLOW` connections to the PostgreSQL at `url`; raise SettingsError for another dialect."""
+    """Open a pool of at most `pool_size` + `OVERFLOW` connections to the PostgreSQL at `url`.
+
+    Raise SettingsError for another dialect.
+    """
     try:
         parsed = make_url(url)
     except Exception as error:
@@ -32,7 +36,8 @@ def make_engine(url: str, *, pool_size: int = POOL, application: str = "notifier
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
-        # Those beyond the pool are closed after use, and making one anew costs more than most requests do.
+        # Those beyond the pool are closed after use, and making one anew costs more than most
+        # requests do.
         max_overflow=OVERFLOW,
         # A connection that a restarted server dropped is replaced before a statement is lost on it.
         pool_pre_ping=True,
@@ -97,9 +102,10 @@ def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: in
         if name in present:
             continue
         low, high = id_floor(first), id_floor(_month(first, 1))
-        # Identifiers and bounds come from the clock alone, never from a person, so they may stand in the statement.
-        # Rows are updated once after insertion and grow by the reply and the hash: the free space keeps that update on the
-        # page (HOT), which spares three index entries a message.
+        # Identifiers and bounds come from the clock alone, never from a person, so they may stand
+        # in the statement. Rows are updated once after insertion and grow by the reply and the
+        # hash: the free space keeps that update on the page (HOT), which spares three index entries
+        # a message.
         connection.execute(
             text(
                 f"CREATE TABLE {name} PARTITION OF message FOR VALUES FROM ('{low}') TO ('{high}') "

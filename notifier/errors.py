@@ -1,7 +1,8 @@
 """Every error that a person may see, in one tree.
 
-A message is one sentence that says what is wrong and names the row, field, file or setting; `fix` is one more that says what to do.
-The command line prints both without a traceback and exits with `exit_code`; the web turns them into a page or problem details.
+A message is one sentence that says what is wrong and names the row, field, file or setting; `fix`
+is one more that says what to do. The command line prints both without a traceback and exits with
+`exit_code`; the web turns them into a page or problem details.
 """
 
 from __future__ import annotations

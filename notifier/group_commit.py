@@ -1,6 +1,7 @@
 """Requests that come at once, written in one transaction: who asks is answered after its commit.
 
-A transaction for each of many small requests costs more than their work; one for all that came meanwhile costs each of them no time.
+A transaction for each of many small requests costs more than their work; one for all that came
+meanwhile costs each of them no time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Answer = TypeVar("Answer")
 
 
 class GroupWriter(Generic[Item, Answer]):
-    """A thread that takes what has come, up to `most` units, and has `write` write it; each future gets its answer."""
+    """A thread that takes what has come, up to `most` units, and has `write` write it.
+
+    Each future gets its answer.
+    """
 
     def __init__(
         self,
@@ -31,7 +35,8 @@ class GroupWriter(Generic[Item, Answer]):
     ) -> None:
         """Call `write` with items of at most `most` units by `size` together, those that come within `linger` seconds of the first.
 
-        An exception in the place of an answer is raised to who asked. `alone`: when a group fails, each is tried by itself.
+        An exception in the place of an answer is raised to who asked. `alone`: when a group fails,
+        each is tried by itself.
         """
         self._write = write
         self._most = most
@@ -52,7 +57,8 @@ class GroupWriter(Generic[Item, Answer]):
             group = [self._waiting.get()]
             units = self._size(group[0][0])
             if self._linger:
-                # Callers whom the last group has answered come again together; without this pause the first of them would go alone.
+                # Callers whom the last group has answered come again together; without this pause
+                # the first of them would go alone.
                 time.sleep(self._linger)
             while units < self._most:
                 try:
@@ -60,7 +66,8 @@ class GroupWriter(Generic[Item, Answer]):
                 except queue.Empty:
                     break
                 units += self._size(group[-1][0])
-            # Who has hung up is not answered, which would end the thread; what was asked is written all the same.
+            # Who has hung up is not answered, which would end the thread; what was asked is written
+            # all the same.
             heard = [answer.set_running_or_notify_cancel() for _, answer in group]
             for (_, answer), listens, result in zip(
                 group, heard, self._results([item for item, _ in group]), strict=True

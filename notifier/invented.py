@@ -83,7 +83,8 @@ def tax_code(number: int) -> str:
         )
         if check != 10:  # noqa: PLR2004 - no code ends so
             return f"{digits}{check}"
-        # Serials of the sequence are at least one apart only nine times of ten; the tenth is free for this one.
+        # Serials of the sequence are at least one apart only nine times of ten; the tenth is free
+        # for this one.
         serial += 5_000_000
 
 

@@ -1,7 +1,8 @@
 """The broker: wake-ups that name work lying in PostgreSQL.
 
-A wake may be lost, doubled or late without harm: leases in the database decide who works, and the sweep wakes again whatever lies
-ready while its queue is empty. So nothing here retries for long and a broker that is down never fails the caller.
+A wake may be lost, doubled or late without harm: leases in the database decide who works, and the
+sweep wakes again whatever lies ready while its queue is empty. So nothing here retries for long and
+a broker that is down never fails the caller.
 """
 
 from __future__ import annotations
@@ -42,21 +43,26 @@ QUEUES = (*(deliver_queue(lane) for lane in LANES), HOUSEKEEPING, WEBHOOKS)
 
 
 def make_app(broker_url: str | None) -> Celery:
-    """Return the Celery application; one configuration serves workers, beat and everybody who only sends."""
+    """Return the Celery application.
+
+    One configuration serves workers, beat and everybody who only sends.
+    """
     app = Celery("notifier", broker=broker_url, set_as_current=True)
     app.conf.update(
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_serializer="json",
         accept_content=["json"],
-        # All queues use the default exchange: its messages go to the list named by the routing key, so a broker that lost its data
-        # needs no binding to be declared again before wakes reach a worker.
+        # All queues use the default exchange: its messages go to the list named by the routing key,
+        # so a broker that lost its data needs no binding to be declared again before wakes reach a
+        # worker.
         task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in QUEUES],
         task_default_queue=HOUSEKEEPING,
         task_default_exchange="",
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
-        # Acknowledged when taken: a dead worker's batch comes back by its lease, sooner than by the broker's visibility timeout.
+        # Acknowledged when taken: a dead worker's batch comes back by its lease, sooner than by the
+        # broker's visibility timeout.
         task_acks_late=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -117,13 +123,17 @@ class Queues:
         return True
 
     def enqueue_batches(self, lane: str, batch_ids: Iterable[int]) -> bool:
-        """Ask the workers of `lane` to deliver these batches; False when the broker did not take it (the sweep will)."""
+        """Ask the workers of `lane` to deliver these batches.
+
+        False when the broker did not take it (the sweep will).
+        """
         return self._send(DELIVER, ((batch_id,) for batch_id in batch_ids), deliver_queue(lane))
 
     def enqueue_gather(self, lane: str, *, requests: Iterable[str] = ()) -> bool:
         """Ask a worker of `lane` to gather single messages that wait without a batch.
 
-        The ids of the `requests` that caused it, a few of them, travel in the task's header of that name.
+        The ids of the `requests` that caused it, a few of them, travel in the task's header of that
+        name.
         """
         named = ",".join(sorted(requests)[:MAX_REQUESTS])
         return self._send(
@@ -150,7 +160,10 @@ class Queues:
             timer.start()
 
     def enqueue_webhooks(self, key_ids: Iterable[int]) -> bool:
-        """Ask a worker to tell the receivers of these keys what is due; False when the broker did not take it (the sweep will)."""
+        """Ask a worker to tell the receivers of these keys what is due.
+
+        False when the broker did not take it (the sweep will).
+        """
         return self._send(NOTIFY, ((key_id,) for key_id in key_ids), WEBHOOKS)
 
     def depth(self, queue: str) -> int | None:

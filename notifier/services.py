@@ -1,4 +1,7 @@
-"""The composition root: the only place where adapters are made. Everything is made on first use and kept."""
+"""The composition root: the only place where adapters are made.
+
+Everything is made on first use and kept.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ class Services:
 
     @cached_property
     def dkim(self) -> DkimSigner | None:
-        """Signs mail; None when NOTIFIER_DKIM_KEY_FILE is not set, for many mail servers sign by themselves."""
+        """Signs mail.
+
+        None when NOTIFIER_DKIM_KEY_FILE is not set, for many mail servers sign by themselves.
+        """
         file = self.settings.dkim_key_file
         if file is None:
             return None

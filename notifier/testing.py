@@ -1,6 +1,7 @@
 """Fixtures and factories for tests of this service and of programs beside it: real servers, real data, invented people.
 
-Use them from a conftest.py with `from notifier.testing import *` or by name; each is a plain pytest fixture.
+Use them from a conftest.py with `from notifier.testing import *` or by name; each is a plain pytest
+fixture.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ def catcher(tmp_path: Path) -> Iterator[Catcher]:
 
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str, broker_url: str) -> Settings:
-    """Settings with real servers, short leases and quick retries; SMTP leads nowhere until a test says otherwise."""
+    """Settings with real servers, short leases and quick retries.
+
+    SMTP leads nowhere until a test says otherwise.
+    """
     return Settings(
         var=tmp_path,
         templates=ROOT / "templates",

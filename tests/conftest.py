@@ -1,4 +1,7 @@
-"""Fixtures of all tests; they live in `notifier.testing`, so that other projects may use them, too."""
+"""Fixtures of all tests.
+
+They live in `notifier.testing`, so that other projects may use them, too.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,10 @@ BORROWED = {
 
 
 def plain(words: object) -> str:
-    """Return words as one line of Markdown that shows exactly them; code in backticks stays code."""
+    """Return words as one line of Markdown that shows exactly them.
+
+    Code in backticks stays code.
+    """
     parts = " ".join(str(words).split()).split("`")
     for at in range(0, len(parts), 2):
         for sign in ("\\", "*", "_", "[", "]", "<", ">", "#"):

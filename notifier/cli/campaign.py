@@ -246,7 +246,10 @@ def watch(
     every: float = 0.5,
     until: Callable[[], bool] = lambda: False,
 ) -> story.Status:
-    """Show a bar until the campaign is over or `until` says so; return its last status. Ctrl-C stops the watching, not the campaign."""
+    """Show a bar until the campaign is over or `until` says so; return its last status.
+
+    Ctrl-C stops the watching, not the campaign.
+    """
     with _bar(quiet=quiet) as progress:
         task = progress.add_task("Sending", total=None)
         while True:

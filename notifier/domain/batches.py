@@ -155,7 +155,10 @@ class Abandoned:
 
 
 def lock_abandoned(connection: Connection) -> list[Abandoned]:
-    """Return the batches whose lease has run out, locked; those that others recover are left out."""
+    """Return the batches whose lease has run out, locked.
+
+    Those that others recover are left out.
+    """
     rows = connection.execute(
         select(
             Batch.id,

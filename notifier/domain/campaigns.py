@@ -232,7 +232,10 @@ def create_draft(
     key_id: int | None = None,
     now: datetime,
 ) -> Campaign:
-    """Add a draft; raise TransitionError when the name is taken, also by a transaction meanwhile."""
+    """Add a draft.
+
+    Raise TransitionError when the name is taken, also by a transaction meanwhile.
+    """
     row = session.execute(
         insert(Campaign)
         .values(
@@ -299,7 +302,10 @@ def transactional(
 
 
 def lock_due(session: Session, now: datetime) -> Sequence[Campaign]:
-    """Return the scheduled campaigns whose moment has come, locked; not those others have locked."""
+    """Return the scheduled campaigns whose moment has come, locked.
+
+    Not those others have locked.
+    """
     due = select(Campaign).where(
         Campaign.state == CampaignState.SCHEDULED, Campaign.launch_at <= now
     )

@@ -249,7 +249,10 @@ def _dossiers(rows: Iterable[Row[Any]]) -> dict[DossierKey, Dossier]:
 
 
 def lock(connection: Connection, wanted: Mapping[DossierKey, int]) -> dict[DossierKey, Dossier]:
-    """Return the dossiers, locked until the transaction ends; one that is new begins, for its key."""
+    """Return the dossiers, locked until the transaction ends.
+
+    One that is new begins, for its key.
+    """
     if not wanted:
         return {}
     return _dossiers(

@@ -51,8 +51,8 @@ class Kept:
         return self.result
 
 
-# The three statements take a group's tokens at once by unnest, which SQLAlchemy would spell out row by
-# row. Tokens are claimed in one order, so that two groups never wait for each other in a circle.
+# The three statements take a group's tokens at once by unnest, which SQLAlchemy would spell out row
+# by row. Tokens are claimed in one order, so that two groups never wait for each other in a circle.
 _CLAIM = text("""
 INSERT INTO idempotency (key_id, token, fingerprint, created_at)
 SELECT o.key_id, o.token, o.fingerprint, :now

@@ -42,7 +42,11 @@ class KeyRequestError(NotifierError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A system that may call. `sandbox` keys deliver to the catcher only; `sources` are those it may report for, None: all of them."""
+    """A system that may call.
+
+    `sandbox` keys deliver to the catcher only; `sources` are those it may report for, None: all of
+    them.
+    """
 
     id: int
     name: str
@@ -81,7 +85,9 @@ def create(
     expires_at: datetime | None = None,
     sources: Sequence[str] = (),
 ) -> str:
-    """Make a key and return it; it is shown this once and cannot be had again. Raise KeyRequestError.
+    """Make a key and return it; it is shown this once and cannot be had again.
+
+    Raise KeyRequestError.
 
     With `sources` it may report events of these alone.
     """
@@ -159,7 +165,10 @@ def named(connection: Connection, name: str) -> Key:
 
 
 def revoke(connection: Connection, name: str, now: datetime) -> bool:
-    """Let the key be of no use from now on; say whether it was of use before. Raise NotFoundError."""
+    """Let the key be of no use from now on; say whether it was of use before.
+
+    Raise NotFoundError.
+    """
     key = named(connection, name)
     connection.execute(
         update(ApiKey)
@@ -170,7 +179,10 @@ def revoke(connection: Connection, name: str, now: datetime) -> bool:
 
 
 def webhook_secret(service_secret: bytes, key_id: int) -> str:
-    """Return the secret that signs a key's webhooks, in the form of Standard Webhooks. It is derived, so it lies in no table."""
+    """Return the secret that signs a key's webhooks, in the form of Standard Webhooks.
+
+    It is derived, so it lies in no table.
+    """
     derived = hmac.digest(service_secret, b"notifier/webhook/%d" % key_id, "sha256")[
         :_WEBHOOK_SECRET_BYTES
     ]

@@ -1,7 +1,8 @@
 """Tokens in links and return paths: signed, without personal data, good for one purpose each.
 
-A token names an address by its number and a topic; only who holds the secret key can make one (HMAC-SHA256 cut to 128 bits, RFC 2104
-section 5). It never expires, because an unsubscribe link must work for years (RFC 8058 section 6).
+A token names an address by its number and a topic; only who holds the secret key can make one
+(HMAC-SHA256 cut to 128 bits, RFC 2104 section 5). It never expires, because an unsubscribe link
+must work for years (RFC 8058 section 6).
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class LinkSigner:
         return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
 
     def read(self, token: str) -> tuple[int, str]:
-        """Return the address's number and the topic of a token; raise LinkError when it is damaged or forged."""
+        """Return the address's number and the topic of a token.
+
+        Raise LinkError when it is damaged or forged.
+        """
         if len(token) > _MAX_TOKEN_CHARS:
             raise LinkError("The link is damaged.")
         try:
@@ -70,12 +74,18 @@ class LinkSigner:
         return int.from_bytes(body[1 : 1 + _ID_BYTES], "big"), body[1 + _ID_BYTES :].decode()
 
     def bounce_tag(self, message_id: uuid.UUID) -> str:
-        """Return what names a message in its return path; the same in small and capital letters, for relays that change case."""
+        """Return what names a message in its return path.
+
+        The same in small and capital letters, for relays that change case.
+        """
         mac = self._bounce_mac(message_id.bytes)[:8]
         return f"{message_id.hex}.{mac.hex()}"
 
     def read_bounce_tag(self, tag: str) -> uuid.UUID:
-        """Return the message that a return path names; raise LinkError when it was not made here."""
+        """Return the message that a return path names.
+
+        Raise LinkError when it was not made here.
+        """
         match = _BOUNCE_TAG.fullmatch(tag)
         if match is None:
             raise LinkError("The return path is damaged.")

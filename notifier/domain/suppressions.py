@@ -186,7 +186,10 @@ def active(session: Session, address_id: int) -> dict[str, str]:
 
 
 def stopped_since(session: Session, address_id: int, reason: Reason) -> datetime | None:
-    """Return since when an address is stopped for `reason`, about any topic; None when it is not."""
+    """Return since when an address is stopped for `reason`, about any topic.
+
+    None when it is not.
+    """
     return session.scalar(
         select(func.min(Suppression.created_at)).where(
             _standing(Suppression.address_id == address_id), Suppression.reason == reason.value

@@ -24,14 +24,18 @@ from notifier.sending.jobs import Job, make_job
 from notifier.sending.ledger import Row
 from notifier.services import Services
 
-# Used for the estimate as long as no campaign of this installation has finished: what one modest machine does.
+# Used for the estimate as long as no campaign of this installation has finished: what one modest
+# machine does.
 _ASSUMED_PER_SECOND = 2_000.0
 _SHOWN_FAILURES = 20
 
 
 @dataclass(slots=True)
 class Check:
-    """What a campaign would do. `largest_bytes` is the size of its largest mail; `seconds` the estimated time of sending alone."""
+    """What a campaign would do.
+
+    `largest_bytes` is the size of its largest mail; `seconds` the estimated time of sending alone.
+    """
 
     audience: Audience
     messages: int = 0
@@ -73,7 +77,9 @@ def check(
     progress: ProgressCallback | None = None,
     rendered: Callable[[int, int], None] | None = None,
 ) -> Check:
-    """Load the list and render every mail, sending none. `rendered(done, total)` hears the progress of rendering.
+    """Load the list and render every mail, sending none.
+
+    `rendered(done, total)` hears the progress of rendering.
 
     Raise CampaignError or TableError when the campaign cannot be launched at all.
     """
@@ -221,7 +227,10 @@ def _example_row(plan: Plan, language: str | None) -> Row:
 def send_test(
     services: Services, definition: Definition, *, to: str, language: str | None = None
 ) -> uuid.UUID:
-    """Send the mail made of the template's example to `to`, through the same engine as any other; return the message's id."""
+    """Send the mail made of the template's example to `to`, through the same engine as any other.
+
+    Return the message's id.
+    """
     plan = make_plan(services, definition)
     row = _example_row(plan, language)
     if language and language not in plan.template.languages:

@@ -38,7 +38,8 @@ def write_report(
 ) -> int:
     """Write one row per message of the campaign to `out` (.csv or .xlsx), in the order of its list; return how many.
 
-    Streams, so that memory stays flat. Raise CampaignError for another kind of file, or more rows than a sheet holds.
+    Streams, so that memory stays flat. Raise CampaignError for another kind of file, or more rows
+    than a sheet holds.
     """
     kind = out.suffix.lower()
     if kind not in {".csv", ".xlsx"}:
@@ -55,7 +56,8 @@ def write_report(
             )
         rows = message_lookups.accounts(session.connection(), campaign.id)
         written = 0
-        # Written beside its final name and moved there at the end: a report that was stopped half-way is never taken for a whole one.
+        # Written beside its final name and moved there at the end: a report that was stopped
+        # half-way is never taken for a whole one.
         part = out.with_name(out.name + ".part")
         with _csv_writer(part) if kind == ".csv" else _xlsx_writer(part) as write:
             write(HEADINGS)
@@ -88,7 +90,8 @@ def _cells(each: Account) -> list[Any]:
 
 @contextmanager
 def _csv_writer(path: Path) -> Iterator[Callable[[Sequence[Any]], object]]:
-    # The byte order mark tells spreadsheet programs that this is UTF-8; defusedcsv disarms cells that would run as formulas.
+    # The byte order mark tells spreadsheet programs that this is UTF-8; defusedcsv disarms cells
+    # that would run as formulas.
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         yield csv.writer(file).writerow
 

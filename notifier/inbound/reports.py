@@ -79,8 +79,8 @@ class Report:
     """A report that is proven to be about mail of ours.
 
     `state`: BOUNCED names the message; COMPLAINED names the address, and the message only when its
-    id was quoted. `status` is the enhanced code (RFC 3463) of a bounce, `detail` the server's words.
-    `dead`: the address is no more.
+    id was quoted. `status` is the enhanced code (RFC 3463) of a bounce, `detail` the server's
+    words. `dead`: the address is no more.
     """
 
     state: MessageState

@@ -22,7 +22,10 @@ def _config() -> Config:
 
 
 def migrate(engine: Engine) -> str:
-    """Bring the schema to the newest version and make the coming months' partitions; return the version. Safe to run twice at once."""
+    """Bring the schema to the newest version and make the coming months' partitions.
+
+    Return the version. Safe to run twice at once.
+    """
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(7264310)"))
         config = _config()

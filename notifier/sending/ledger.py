@@ -41,7 +41,11 @@ class Lease:
 
 @dataclass(slots=True)
 class Row:
-    """A message as loaded for sending. `suppressed` is the reason it must not be sent, if any; `expires_at` (epoch seconds) its own end."""
+    """A message as loaded for sending.
+
+    `suppressed` is the reason it must not be sent, if any; `expires_at` (epoch seconds) its own
+    end.
+    """
 
     position: int
     id: uuid.UUID
@@ -59,7 +63,10 @@ class Row:
 
 @dataclass(slots=True)
 class Outcome:
-    """What is to be written of one message; `due` (epoch seconds) makes it wait for another batch."""
+    """What is to be written of one message.
+
+    `due` (epoch seconds) makes it wait for another batch.
+    """
 
     position: int
     state: MessageState

@@ -49,7 +49,10 @@ def _catches(services: Services) -> bool:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods that any route takes at this address; the framework names those of the first route alone (RFC 9110, 10.2.1)."""
+    """Return the methods that any route takes at this address.
+
+    The framework names those of the first route alone (RFC 9110, 10.2.1).
+    """
     routes = request.app.routes
     return ", ".join(
         method
@@ -71,7 +74,8 @@ def create_app(services: Services | None = None) -> FastAPI:
     if services.settings.broker_url:
         app.router.routes.append(_Below("/api", make_api(services)))
     mail = services.settings.var / "mail"
-    # The inbox shows addresses and live links to anybody: never beside a server that delivers real mail.
+    # The inbox shows addresses and live links to anybody: never beside a server that delivers real
+    # mail.
     has_inbox = mail.is_dir() and _catches(services)
     if has_inbox:
         app.include_router(inbox.make_router(Mailbox(mail)))

@@ -48,7 +48,8 @@ def _started(check: Callable[[], str]) -> Future[str]:
 class Health:
     """The state of the parts, looked at most every two seconds, however often it is asked for.
 
-    It shares nothing with the work whose health it tells: neither connections nor threads, which are all taken when a part hangs.
+    It shares nothing with the work whose health it tells: neither connections nor threads, which
+    are all taken when a part hangs.
     """
 
     def __init__(self, services: Services) -> None:
@@ -89,7 +90,8 @@ class Health:
                 application_name="notifier-health",
                 connect_timeout=int(_TIMEOUT),
                 options=f"-c statement_timeout={int(_TIMEOUT)}s",
-                # A machine that is gone sends no word of it; the check must end before the database is back somewhere else.
+                # A machine that is gone sends no word of it; the check must end before the database
+                # is back somewhere else.
                 tcp_user_timeout=int(_TIMEOUT * 1000),
                 keepalives_idle=2,
                 keepalives_interval=1,

@@ -1,4 +1,7 @@
-"""The inbox of the mail catcher: what the demo sent, as people would see it. Exists only where the catcher keeps mail."""
+"""The inbox of the mail catcher: what the demo sent, as people would see it.
+
+Exists only where the catcher keeps mail.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,8 @@ def _part(message: EmailMessage, kind: str) -> str:
     try:
         text = str(part.get_content())
     except (LookupError, ValueError):
-        # A charset that Python does not know, or cannot decode with: what is ASCII can be read all the same.
+        # A charset that Python does not know, or cannot decode with: what is ASCII can be read all
+        # the same.
         content = part.get_payload(decode=True)
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else ""
     return printable(text)

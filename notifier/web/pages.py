@@ -44,7 +44,8 @@ def language(request: Request) -> str:
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Return a page in the language that the request asks for."""
     lang = language(request)
-    # What answers a form has no address of its own to link to: each page of a token links to the one that can be opened.
+    # What answers a form has no address of its own to link to: each page of a token links to the
+    # one that can be opened.
     token = request.path_params.get("token")
     other = ("" if token is None else f"/u/{quote(token, safe='')}") + (
         "?lang=en" if lang == "vi" else "?"

@@ -1,7 +1,8 @@
 """From fork to farewell of a worker process: what it holds, and how it stops politely.
 
-A polite stop must not cut a message in two: whoever gets SIGTERM sets a flag that the sender asks before each message. What is on the
-wire is finished and recorded, the rest of the batch is given back, and nothing is in doubt.
+A polite stop must not cut a message in two: whoever gets SIGTERM sets a flag that the sender asks
+before each message. What is on the wire is finished and recorded, the rest of the batch is given
+back, and nothing is in doubt.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ log = structlog.get_logger(__name__)
 
 # Threads of one pool make what they share once.
 _MAKING = threading.Lock()
-# One byte that parent and children share across fork: the parent alone hears of a polite stop, the children must.
+# One byte that parent and children share across fork: the parent alone hears of a polite stop, the
+# children must.
 _STOP = mmap.mmap(-1, 1)
 
 
@@ -67,7 +69,10 @@ def services() -> Services:
 
 
 def finish(campaign_id: int) -> None:
-    """Finish a campaign if its last batch is done. The sweep does so when the database is unavailable."""
+    """Finish a campaign if its last batch is done.
+
+    The sweep does so when the database is unavailable.
+    """
     try:
         control.finish(services(), campaign_id)
     except SQLAlchemyError as error:
@@ -78,7 +83,8 @@ def deliver(batch_id: int) -> None:
     """Deliver a batch with this process's sender, made on first use."""
     if _process.sender is None:
         _process.sender = make_sender(services())
-    # Only while a batch is under way: the pool sets a handler of its own after a fork, by which an idle child ends at once.
+    # Only while a batch is under way: the pool sets a handler of its own after a fork, by which an
+    # idle child ends at once.
     before = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         campaign_id = _process.sender.deliver(batch_id)
@@ -91,7 +97,10 @@ def deliver(batch_id: int) -> None:
 
 
 def tell(key_id: int) -> bool:
-    """Tell the receiver of a key what is due; return whether more is. May run in several threads at once."""
+    """Tell the receiver of a key what is due; return whether more is.
+
+    May run in several threads at once.
+    """
     structlog.contextvars.bind_contextvars(part="worker")
     parts = services()
     return webhooks.deliver(
@@ -132,8 +141,8 @@ def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
 class StopsOnce(bootsteps.StartStopStep):
     """The first SIGTERM is passed on to Celery, further ones change nothing.
 
-    Celery's handler takes a lock that is not re-entrant, so that a second SIGTERM in the midst of the first hangs it for ever. The death
-    of a parent brings as many as the parent had threads.
+    Celery's handler takes a lock that is not re-entrant, so that a second SIGTERM in the midst of
+    the first hangs it for ever. The death of a parent brings as many as the parent had threads.
     """
 
     def start(self, parent: object) -> None:  # noqa: ARG002 - Celery's form
@@ -157,14 +166,19 @@ class StopsOnce(bootsteps.StartStopStep):
 
 
 def connect(celery: Celery, settings: Settings) -> None:
-    """Hook the life of worker processes to Celery's signals. In a pool of threads only those of the one process come."""
+    """Hook the life of worker processes to Celery's signals.
+
+    In a pool of threads only those of the one process come.
+    """
     _process.app = celery
 
     def child_started(**_: Any) -> None:
-        # What is inherited lives as long as the process, and a mail leaves no cycles: the collector need not walk over all that so often.
+        # What is inherited lives as long as the process, and a mail leaves no cycles: the collector
+        # need not walk over all that so often.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        # A parent that is killed cannot stop its children: they hear of its death and stop politely.
+        # A parent that is killed cannot stop its children: they hear of its death and stop
+        # politely.
         dies_with_parent(signal.SIGTERM, parent=os.getppid())()
         _process.services = Services(settings, app=celery)
 
@@ -187,7 +201,8 @@ def connect(celery: Celery, settings: Settings) -> None:
         try:
             observability.serve_metrics(settings.metrics_port)
         except OSError as error:
-            # A second worker on the same machine: both count into the same folder, so the first answers for both.
+            # A second worker on the same machine: both count into the same folder, so the first
+            # answers for both.
             log.warning(
                 "metrics_port_taken", port=settings.metrics_port, error=type(error).__name__
             )

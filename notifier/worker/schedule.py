@@ -11,7 +11,10 @@ DAILY = "notifier.daily"
 
 
 def entries(sweep_seconds: float) -> dict[str, dict[str, Any]]:
-    """Return Celery's beat schedule. A sweep that was not taken before the next one is dropped, so none pile up."""
+    """Return Celery's beat schedule.
+
+    A sweep that was not taken before the next one is dropped, so none pile up.
+    """
     return {
         "sweep": {
             "task": SWEEP,

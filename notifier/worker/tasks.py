@@ -1,4 +1,7 @@
-"""The tasks: ids in, one call out. Each is safe to run twice at once; leases in the database decide who works."""
+"""The tasks: ids in, one call out.
+
+Each is safe to run twice at once; leases in the database decide who works.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def deliver(batch_id: int) -> None:
 
 @shared_task(name=GATHER, bind=True)
 def gather(self: Any, lane: str) -> None:
-    """Put the messages of `lane` that wait alone into batches and deliver the first; others are woken."""
+    """Put the messages of `lane` that wait alone into batches and deliver the first.
+
+    Others are woken.
+    """
     # The requests that caused this stand in every line of its log.
     caused = self.request.get(REQUESTS)
     with structlog.contextvars.bound_contextvars(**({REQUESTS: caused} if caused else {})):
@@ -38,7 +44,10 @@ def gather(self: Any, lane: str) -> None:
 
 @shared_task(name=NOTIFY, queue=WEBHOOKS)
 def webhooks(key_id: int) -> None:
-    """Tell the receiver of a key what is due. What is left for another call is woken for at once, behind what other keys wait for."""
+    """Tell the receiver of a key what is due.
+
+    What is left for another call is woken for at once, behind what other keys wait for.
+    """
     if lifecycle.tell(key_id):
         lifecycle.services().queues.enqueue_webhooks([key_id])
 

@@ -60,7 +60,10 @@ class World:
         definition: Definition | None = None,
         **script: object,
     ) -> str:
-        """Launch a campaign of `mails` invented businesses against a fresh sink; return its name."""
+        """Launch a campaign of `mails` invented businesses against a fresh sink.
+
+        Return its name.
+        """
         path = self.folder / f"list-{mails}.csv"
         if not path.exists():
             write_list(path, mails)
@@ -72,7 +75,10 @@ class World:
         return story.status(self.services, name)
 
     def until(self, what: Callable[[], bool], *, seconds: float = 60.0) -> None:
-        """Wait until something is so; parts that died meanwhile are started again, as `notifier up` does."""
+        """Wait until something is so.
+
+        Parts that died meanwhile are started again, as `notifier up` does.
+        """
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, "it did not happen in time"

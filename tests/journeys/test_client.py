@@ -1,4 +1,7 @@
-"""The Python client and every example of docs/integrate.md, against a live service; a proxy between them loses what it is told to."""
+"""The Python client and every example of docs/integrate.md, against a live service.
+
+A proxy between them loses what it is told to.
+"""
 
 from __future__ import annotations
 
@@ -66,8 +69,8 @@ EVENT: DossierEvent = {
 class Proxy:
     """Passes requests on. For each word of `faults` one request is treated badly first.
 
-    "lose": it is passed on and its answer is lost; "refuse": it is answered with 503 before it reaches the service; "date": so too, with a
-    date in Retry-After; "limit": with 429.
+    "lose": it is passed on and its answer is lost; "refuse": it is answered with 503 before it
+    reaches the service; "date": so too, with a date in Retry-After; "limit": with 429.
     """
 
     def __init__(self, target: str) -> None:

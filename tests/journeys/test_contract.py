@@ -63,7 +63,10 @@ def failures(
     site: str,
     header: dict[str, str],
 ) -> list[str]:
-    """Ask for an operation in many ways; return what was answered otherwise than the document says."""
+    """Ask for an operation in many ways.
+
+    Return what was answered otherwise than the document says.
+    """
     checks = list(CHECKS)
     # A batch is taken although events in it are bad: each is answered by itself.
     if mode is GenerationMode.NEGATIVE and not operation.label.endswith("/batch"):

@@ -139,7 +139,10 @@ def together(
 
 
 def all_told(town: World, wanted: int, prefix: int) -> tuple[int, int]:
-    """Wait until every dossier's notice is accepted; return how many were ever in doubt and how many came twice."""
+    """Wait until every dossier's notice is accepted.
+
+    Return how many were ever in doubt and how many came twice.
+    """
 
     def states() -> dict[str, int]:
         with town.services.session() as session:

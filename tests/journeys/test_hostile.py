@@ -133,7 +133,8 @@ def fields() -> Iterator[Hostile]:
                 "source",
             }:
                 for value in NASTY:
-                    # A topic or template in a definition is looked up as its file's is; line ends are no fault of a text there.
+                    # A topic or template in a definition is looked up as its file's is; line ends
+                    # are no fault of a text there.
                     absent = (422, 404) if path[0] == "definition" else (422,)
                     yield Hostile(f"{path} {value!r}", at, put(body, path, value), status=absent)
         for name in ("unknown", "id", "__proto__", "key_id", ""):

@@ -1,4 +1,7 @@
-"""An officer at the command line: check, preview, test, launch, watch, report; and what a mistake says."""
+"""An officer at the command line: check, preview, test, launch, watch, report.
+
+And what a mistake says.
+"""
 
 from __future__ import annotations
 

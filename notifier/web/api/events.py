@@ -153,8 +153,8 @@ def _event(
     )
 
 
-# Templates call some fields otherwise, since they speak of a mail and not of an event; all others go
-# into the mail under their own names.
+# Templates call some fields otherwise, since they speak of a mail and not of an event; all others
+# go into the mail under their own names.
 _NOTICE_NAMES = {"code": "dossier_code", "occurred_at": "status_at"}
 _EVENT_NAMES = {theirs: ours for ours, theirs in _NOTICE_NAMES.items()}
 _NOT_SHOWN = {"source", "status", "applicant", "papers"}

@@ -48,7 +48,10 @@ def line(value: str) -> str:
 
 
 def prose(value: str) -> str:
-    """Check a text that may have come in several lines, which become one; raise ValueError `code: sentence`."""
+    """Check a text that may have come in several lines, which become one.
+
+    Raise ValueError `code: sentence`.
+    """
     return _checked(value, lines=True)
 
 
