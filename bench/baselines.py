@@ -1,4 +1,6 @@
-"""The two ends of the scale for `notifier bench`, each one process of several: what simple code does, and what the wire can do.
+"""The two ends of the scale for `notifier bench`: what simple code does, and what the wire can do.
+
+Each is one process of several.
 
 `naive`: for each recipient render the texts with Jinja, build an EmailMessage, hand it to
 aiosmtplib.sendmail. `limit`: mails that were made before, over the product's own pipelined
@@ -33,8 +35,11 @@ from notifier.settings import Settings
 from notifier.smtp.connection import connect
 
 SAMPLE = 2_000
-_ROWS = """SELECT 0, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, r.data::text, 0, 0, NULL
-             FROM message m JOIN recipient r ON r.id = m.recipient_id JOIN address a ON a.id = m.address_id
+_ROWS = """SELECT 0, m.id, m.address_id, a.email, r.name, r.tax_code, r.language, r.data::text,
+                  0, 0, NULL
+             FROM message m
+             JOIN recipient r ON r.id = m.recipient_id
+             JOIN address a ON a.id = m.address_id
             WHERE m.campaign_id = %s LIMIT %s"""
 
 

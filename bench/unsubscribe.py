@@ -42,7 +42,10 @@ BODY = b"List-Unsubscribe=One-Click"
 
 def request(token: str) -> bytes:
     """Return a one-click request as a provider sends it."""
-    head = f"POST /u/{token} HTTP/1.1\r\nHost: notices.example.test\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    head = (
+        f"POST /u/{token} HTTP/1.1\r\nHost: notices.example.test\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n"
+    )
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
@@ -118,7 +121,10 @@ def percentile(seconds: list[float], part: int) -> float:
 def measure(
     port: int, contents: list[bytes], *, connections: int, per_second: float | None = None
 ) -> dict[str, float]:
-    """Send `contents` and return rate, p50, p99 and slowest (milliseconds), and how many were not answered with 200."""
+    """Send `contents` and return how they were answered.
+
+    That is the rate, p50, p99 and slowest (milliseconds), and how many were not answered with 200.
+    """
     client = Client(port, connections)
     seconds = uvloop.run(client.run(contents, per_second))
     return {
@@ -132,7 +138,7 @@ def measure(
 
 
 def requests_for(services: Services, posts: int) -> list[bytes]:
-    """Return one request for each of `posts` pairs of address and optional topic, in random order."""
+    """Return a request for each of `posts` pairs of address and optional topic, in random order."""
     with services.session() as session:
         ids = list(session.scalars(text("SELECT id FROM address ORDER BY id")))
     pairs = [(address_id, topic) for topic in TOPICS for address_id in ids]
@@ -146,7 +152,8 @@ def books(services: Services) -> dict[str, int]:
         stops = session.scalar(text("SELECT count(*) FROM suppression"))
         mails = session.scalar(
             text(
-                "SELECT count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id WHERE c.kind = 'stream'"
+                "SELECT count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id "
+                "WHERE c.kind = 'stream'"
             )
         )
     return {"suppressions": int(stops or 0), "confirmations": int(mails or 0)}

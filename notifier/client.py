@@ -273,7 +273,7 @@ class NotifierClient:
         self._ask("DELETE", f"campaigns/{_name(name)}", twice=False)
 
     def attach_list(self, name: str, path: Path | str) -> Json:
-        """Attach a list of recipients (.csv, .xlsx, .xls or .ods) to a campaign that is not launched."""
+        """Attach a list of recipients (.csv, .xlsx, .xls, .ods) to a campaign not yet launched."""
         path = Path(path)
         kind = _LIST_TYPES.get(path.suffix.lower())
         if kind is None:
@@ -425,7 +425,10 @@ def _name(name: str) -> str:
 
 
 def _asked_wait(value: str) -> float:
-    """Return the seconds that Retry-After asks for: a number, or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds that Retry-After asks for.
+
+    Its value is a number or a date (RFC 9110, section 10.2.3).
+    """
     if value.isascii() and value.isdecimal():
         return min(_MAX_WAIT, float(value))
     try:

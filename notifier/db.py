@@ -55,7 +55,10 @@ def plain_url(url: str) -> str:
 
 
 def id_floor(moment: datetime) -> uuid.UUID:
-    """Return the smallest UUIDv7 of that millisecond: every id born at or after `moment` is greater or equal."""
+    """Return the smallest UUIDv7 of that millisecond.
+
+    Every id born at or after `moment` is greater or equal.
+    """
     return uuid.UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
@@ -83,15 +86,17 @@ def _month(moment: datetime, offset: int) -> datetime:
 
 
 def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: int = 2) -> list[str]:
-    """Create this month's partition of `message` and the next `months_ahead` where missing; return the names made.
+    """Create this month's partition of `message` and the next `months_ahead` where missing.
 
-    Idempotent, and safe to run from several processes at once: an advisory lock serialises them.
+    Return the names made. Idempotent, and safe to run from several processes at once: an advisory
+    lock serialises them.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(7264311)"))
     present = set(
         connection.scalars(
             text(
-                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass"
+                "SELECT inhrelid::regclass::text FROM pg_inherits "
+                "WHERE inhparent = 'message'::regclass"
             )
         )
     )
@@ -109,7 +114,8 @@ def ensure_partitions(connection: Connection, now: datetime, *, months_ahead: in
         connection.execute(
             text(
                 f"CREATE TABLE {name} PARTITION OF message FOR VALUES FROM ('{low}') TO ('{high}') "
-                "WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.5, autovacuum_analyze_scale_factor = 0.2)"
+                "WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.5, "
+                "autovacuum_analyze_scale_factor = 0.2)"
             )
         )
         made.append(name)

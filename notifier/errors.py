@@ -46,7 +46,10 @@ class TemplateError(NotifierError, ValueError):
 
 
 class RenderError(NotifierError, ValueError):
-    """A template and the data of one recipient do not make a mail (undefined value, too large, too slow)."""
+    """A template and the data of one recipient do not make a mail.
+
+    A value is undefined, or the mail is too large or takes too long.
+    """
 
     code = "render"
 

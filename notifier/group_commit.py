@@ -33,10 +33,10 @@ class GroupWriter(Generic[Item, Answer]):
         linger: float = 0.0,
         alone: bool = False,
     ) -> None:
-        """Call `write` with items of at most `most` units by `size` together, those that come within `linger` seconds of the first.
+        """Call `write` with items of at most `most` units by `size` together.
 
-        An exception in the place of an answer is raised to who asked. `alone`: when a group fails,
-        each is tried by itself.
+        Together go those that come within `linger` seconds of the first. An exception in the place
+        of an answer is raised to who asked. `alone`: when a group fails, each is tried by itself.
         """
         self._write = write
         self._most = most

@@ -1,4 +1,7 @@
-"""Invented businesses for the demo, benchmarks and tests: valid tax codes, reserved domains, no real name. Always the same ones."""
+"""Invented businesses for the demo, benchmarks and tests, always the same ones.
+
+Their tax codes are valid, their domains reserved, and no name is real.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,10 @@ _ITEMS = (
 
 
 def tax_code(number: int) -> str:
-    """Return the `number`-th valid tax code of Hanoi (01…, with check digit) of a fixed sequence without gaps in meaning."""
+    """Return the `number`-th valid tax code of Hanoi (01…, with check digit).
+
+    The sequence is fixed and without gaps in meaning.
+    """
     serial = number * 11 // 10 + 1_000_001
     while True:
         digits = f"01{serial:07d}"
@@ -91,7 +97,10 @@ def tax_code(number: int) -> str:
 def invented_rows(
     businesses: int, *, lines: int | None = None, domain: str = "example.test"
 ) -> Iterator[list[str]]:
-    """Yield the cells of a debt-notice list under HEADINGS: `lines` rows a business, or one to three when it is None."""
+    """Yield the cells of a debt-notice list under HEADINGS.
+
+    There are `lines` rows a business, or one to three when it is None.
+    """
     chance = random.Random(2026)
     for number in range(businesses):
         code = tax_code(number)

@@ -143,7 +143,10 @@ class Queues:
     def enqueue_gather_soon(
         self, lane: str, *, requests: Iterable[str] = (), delay: float = 0.02
     ) -> None:
-        """Do as `enqueue_gather`, once for all calls within `delay` seconds: a thousand single messages need one wake."""
+        """Do as `enqueue_gather`, once for all calls within `delay` seconds.
+
+        A thousand single messages need one task.
+        """
         with self._lock:
             self._requests.setdefault(lane, set()).update(requests)
             if lane in self._pending:

@@ -1,7 +1,7 @@
-"""Fixtures and factories for tests of this service and of programs beside it: real servers, real data, invented people.
+"""Fixtures and factories for tests of this service and of programs beside it.
 
-Use them from a conftest.py with `from notifier.testing import *` or by name; each is a plain pytest
-fixture.
+The servers and the data are real, the people invented. Use them from a conftest.py with
+`from notifier.testing import *` or by name; each is a plain pytest fixture.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The reference, written from the code each time the site is built: commands, settings, states, tables, API.
+"""The reference, written from the code each time the site is built.
 
-Each page is a pure function of what it describes, so a page cannot say what the code does not. The
-pages of the root folder (changelog, how to contribute) join the site here as well. What is written
-goes to docs/reference/, which is not kept in the repository.
+It covers commands, settings, states, tables and the API. Each page is a pure function of what it
+describes, so a page cannot say what the code does not. The pages of the root folder (changelog, how
+to contribute) join the site here as well. What is written goes to docs/reference/, which is not
+kept in the repository.
 """
 
 from __future__ import annotations
@@ -289,7 +290,10 @@ def api(document: Mapping[str, Any]) -> str:
         "# HTTP API\n\n",
         NOTE,
         f"\n{plain(document['info'].get('description', ''))}\n\n",
-        "The service itself has the document under `/api/openapi.json` and a page under `/api/docs`.\n\n",
+        (
+            "The service itself has the document under `/api/openapi.json` "
+            "and a page under `/api/docs`.\n\n"
+        ),
     ]
     for path, methods in document["paths"].items():
         full = path if path.startswith("/api") else f"/api{path}"

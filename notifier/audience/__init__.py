@@ -1,1 +1,4 @@
-"""From an officer's file to recipients: tables are read, columns found, rows checked, and everything is accounted for."""
+"""From an officer's file to recipients.
+
+Tables are read, columns found, rows checked, and everything is accounted for.
+"""

@@ -329,7 +329,8 @@ def pause(name: Name) -> None:
     ).counts.in_flight_batches and time.monotonic() < deadline:
         time.sleep(0.05)
     console.print(
-        f"{paused.name} is paused: {thousands(now.done)} of {thousands(paused.total)} mails are done."
+        f"{paused.name} is paused: {thousands(now.done)} of {thousands(paused.total)} "
+        "mails are done."
     )
 
 
@@ -351,7 +352,8 @@ def cancel(name: Name) -> None:
         time.sleep(0.1)
         story.end_cancel(services, cancelled.id)
     console.print(
-        f"{cancelled.name} is {now.campaign.state.value}: {thousands(now.counts.of(MessageState.ACCEPTED))} of "
+        f"{cancelled.name} is {now.campaign.state.value}: "
+        f"{thousands(now.counts.of(MessageState.ACCEPTED))} of "
         f"{thousands(cancelled.total)} mails had been accepted."
     )
 
@@ -374,7 +376,8 @@ def in_doubt(
     if not resend and not give_up:
         held = story.status(services, name).counts.of(MessageState.IN_DOUBT)
         console.print(
-            f"{thousands(held)} mails of {name} are held in doubt. Decide with --resend or --give-up."
+            f"{thousands(held)} mails of {name} are held in doubt. "
+            "Decide with --resend or --give-up."
         )
         return
     number = story.decide_in_doubt(services, name, resend=resend)

@@ -1,4 +1,4 @@
-"""The one file of verbs for `idempotency`: a request that is repeated under its key does nothing twice.
+"""The one file of verbs for `idempotency`: a request repeated under its key does nothing twice.
 
 After the IETF draft "The Idempotency-Key HTTP Header Field". What came of a request is written in
 the transaction that does it, so the two cannot come apart; a request that races with its own repeat

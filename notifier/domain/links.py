@@ -24,7 +24,10 @@ _BOUNCE_TAG = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{16})", re.IGNORECASE)
 
 
 class _Mac:
-    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand, which halves the time of a short message."""
+    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand.
+
+    That halves the time of a short message.
+    """
 
     def __init__(self, key: bytes) -> None:
         """Hash the inner and outer blocks of `key`, at most 64 bytes."""

@@ -75,7 +75,7 @@ class Account:
 
 
 def accounts(connection: Connection, campaign_id: int) -> Iterator[Account]:
-    """Yield every message of a campaign in the order of its list, without holding them in memory."""
+    """Yield each message of a campaign in the order of its list, without holding all in memory."""
     rows = connection.execute(
         select(
             Recipient.row_no,

@@ -229,7 +229,8 @@ done AS (
     RETURNING m.id, m.campaign_id, m.address_id, m.state, m.settled_at, m.host, m.detail,
               m.doubts > 0 AS doubted, o.dead, m.key_id, m.attempts,
               m.doubts > old.doubts AS new_doubt,
-              old.doubts = 0 AND m.doubts > 0 AS first_doubt, o.route AS route_before, old.state AS before,
+              old.doubts = 0 AND m.doubts > 0 AS first_doubt,
+              o.route AS route_before, old.state AS before,
               CASE WHEN o.due IS NULL THEN o.route ELSE {_UNROUTED} END AS route_after,
               m.state AS after),
 history AS (

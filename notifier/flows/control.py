@@ -1,4 +1,4 @@
-"""The story of a campaign under way: watched, paused, resumed, cancelled, finished, doubts decided."""
+"""A campaign under way: watched, paused, resumed, cancelled, finished, doubts decided."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANCELLED = "campaign cancelled"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many messages of a campaign are in which state; they are disjoint and add up to its total.
+    """How many messages of a campaign are in which state: disjoint, and adding up to its total.
 
     Beside them: `skipped` by reason, `doubted` (their fate was unknown at some time), `dead_letter`
     (in batches over which workers died), and the batches that workers hold now.

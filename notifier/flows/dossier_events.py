@@ -246,7 +246,10 @@ def _plan(
 
 
 def _make_streams(services: Services, calls: Sequence[Call]) -> None:
-    """Make the streams that are missing, in transactions of their own: nobody waits for another's."""
+    """Make the missing transactional campaigns.
+
+    Each in a transaction of its own: nobody waits for another's.
+    """
     for call in calls:
         for event in call.accepted:
             if event.status.notice is not None:

@@ -117,7 +117,7 @@ def dry_run(services: Services, wanted: Wanted) -> Preview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What happened to a message at a moment: a server's reply, or a later event such as a bounce."""
+    """What happened to a message: a server's reply, or a later event such as a bounce."""
 
     at: datetime
     kind: str

@@ -1,4 +1,4 @@
-"""Before a campaign goes out: check every mail without sending one, look at one, send one to oneself."""
+"""Before a campaign goes out: check every mail unsent, look at one, send one to oneself."""
 
 from __future__ import annotations
 
@@ -134,11 +134,18 @@ def _job(session: Session, services: Services, plan: Plan) -> Job:
 def _rows(
     session: Session, audience_id: int, *, only_row: int | None = None, tax_code: str | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """Yield the list's row numbers and what the sender would load, with new message ids, without holding the list in memory."""
+    """Yield the list's row numbers and what the sender would load, with new message ids.
+
+    Never holds the list in memory.
+    """
     rows = session.execute(
-        text("""SELECT r.row_no, uuidv7(), a.id, a.email, r.name, r.tax_code, r.language, r.data::text
-                  FROM recipient r CROSS JOIN LATERAL unnest(r.address_ids) AS x (address_id) JOIN address a ON a.id = x.address_id
-                 WHERE r.audience_id = :audience_id AND (cast(:row AS int) IS NULL OR r.row_no = :row)
+        text("""SELECT r.row_no, uuidv7(), a.id, a.email, r.name, r.tax_code, r.language,
+                       r.data::text
+                  FROM recipient r
+                 CROSS JOIN LATERAL unnest(r.address_ids) AS x (address_id)
+                  JOIN address a ON a.id = x.address_id
+                 WHERE r.audience_id = :audience_id
+                   AND (cast(:row AS int) IS NULL OR r.row_no = :row)
                    AND (cast(:tax_code AS text) IS NULL OR r.tax_code = :tax_code)
                  ORDER BY r.row_no"""),
         {"audience_id": audience_id, "row": only_row, "tax_code": tax_code},
@@ -170,7 +177,11 @@ def preview(
     row: int | None = None,
     tax_code: str | None = None,
 ) -> Preview:
-    """Return the mail of one recipient: of the given row or tax code, else of the list's first, else the template's example."""
+    """Return the mail of one recipient.
+
+    That is the one of the given row or tax code, else the list's first, else the template's
+    example.
+    """
     if audience is None and definition.audience is None:
         return example(services, definition)
     plan = make_plan(services, definition, audience)

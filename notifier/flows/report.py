@@ -36,10 +36,10 @@ _MAX_SHEET_ROWS = 1_048_575
 def write_report(
     services: Services, name: str, out: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Write one row per message of the campaign to `out` (.csv or .xlsx), in the order of its list; return how many.
+    """Write one row per message of the campaign to `out` (.csv or .xlsx); return how many.
 
-    Streams, so that memory stays flat. Raise CampaignError for another kind of file, or more rows
-    than a sheet holds.
+    They stand in the order of its list. Streams, so that memory stays flat. Raise CampaignError for
+    another kind of file, or more rows than a sheet holds.
     """
     kind = out.suffix.lower()
     if kind not in {".csv", ".xlsx"}:

@@ -25,7 +25,7 @@ _ENQUEUED_AT_ONCE = 2_000
 
 
 def sweep(services: Services) -> None:
-    """Recover dead workers' batches, start what is due, finish what is done and wake what lies ready."""
+    """Recover dead workers' batches, start what is due, finish what is done, enqueue the ready."""
     recover(services)
     _start_scheduled(services)
     _end_campaigns(services)
@@ -98,7 +98,7 @@ def enqueue_lane(services: Services, lane: Lane) -> int:
 
 
 def enqueue_webhooks(services: Services) -> list[int]:
-    """Wake a worker for each key whose receiver is to be told something now, when none is woken already; return the keys."""
+    """Enqueue the keys whose receivers are to be notified now, when none is queued; return them."""
     with services.session() as session:
         due = webhooks.keys_due(session.connection(), services.clock())
     if due and services.queues.depth(WEBHOOKS) == 0:
@@ -126,7 +126,10 @@ def gather(services: Services, lane: Lane) -> list[int]:
 
 
 def daily(services: Services) -> None:
-    """Make the coming months' partitions and the coming years' calendar, and forget answers and events that nobody asks for any more."""
+    """Make the coming months' partitions and the coming years' calendar, and forget what is old.
+
+    Forgotten are answers and events that nobody asks for any more.
+    """
     now = services.clock()
     with services.session() as session:
         made = ensure_partitions(session.connection(), now)

@@ -175,7 +175,7 @@ def _text(part: Message) -> str:
 
 
 def _blocks(text: str) -> Iterator[Mapping[str, str]]:
-    """Yield the groups of fields of a delivery status or feedback report, names in small letters."""
+    """Yield the groups of fields of a delivery status or feedback report, names in lower case."""
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields: dict[str, str] = {}
         for line in re.sub(r"\n[ \t]+", " ", block).splitlines():

@@ -86,7 +86,10 @@ class Job:
         return found
 
     def merged(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return a recipient's data, filled up with the values that the campaign gives to everybody; the recipient's own come first."""
+        """Return a recipient's data, filled up with what the campaign gives to everybody.
+
+        The recipient's own come first.
+        """
         for name, value in self.terms.data.items():
             if data.get(name) is None:
                 data[name] = value

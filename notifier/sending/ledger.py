@@ -29,7 +29,7 @@ WINDOW = 64
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one worker to send one batch until `lease_until`, which every settle moves on."""
+    """One worker's right to send one batch until `lease_until`, which every settle moves on."""
 
     batch_id: int
     campaign_id: int
@@ -82,7 +82,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settle learns: whether the lease still holds, whether the campaign still runs, and who opted out meanwhile."""
+    """What a settle learns.
+
+    Whether the lease still holds, whether the campaign still runs, and who opted out meanwhile.
+    """
 
     lease_holds: bool
     campaign_state: CampaignState | None
@@ -214,7 +217,7 @@ class Ledger:
         )
 
     async def release(self, lease: Lease, *, due: float | None = None) -> bool:
-        """Give the batch back: done when all has an outcome, else ready (from `due`, epoch seconds).
+        """Give the batch back: done when all has an outcome, else ready from `due` (epoch seconds).
 
         Say whether it is done: the campaign may then be finished.
         """

@@ -43,7 +43,10 @@ class _Below(Mount):
 
 
 def _catches(services: Services) -> bool:
-    """Say whether mail goes to a catcher of ours: on this machine, or beside us in the same compose file."""
+    """Say whether mail goes to a catcher of ours.
+
+    It runs on this machine, or beside us in the same compose file.
+    """
     host = urlsplit(services.settings.smtp_url or "").hostname or ""
     return host in {"127.0.0.1", "::1", "localhost", "catcher"}
 
@@ -64,7 +67,10 @@ def _allowed(request: Request) -> str:
 
 
 def create_app(services: Services | None = None) -> FastAPI:
-    """Return the application over `services`, or over the environment's settings (as `notifier web` runs it)."""
+    """Return the application over `services`.
+
+    Without them it uses the environment's settings (as `notifier web` runs it).
+    """
     if services is None:
         services = Services()
         configure_logging(services.settings, "web")

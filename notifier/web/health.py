@@ -32,7 +32,10 @@ _TIMEOUT = 2.0
 
 
 def _started(check: Callable[[], str]) -> Future[str]:
-    """Run a check in a thread of its own, which keeps no process from ending, however long it hangs."""
+    """Run a check in a thread of its own.
+
+    It keeps no process from ending, however long it hangs.
+    """
     future: Future[str] = Future()
 
     def run() -> None:
@@ -135,7 +138,7 @@ class _Database(Collector):
         self._services = services
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the age of the oldest waiting mail by lane, and the open campaigns' messages by state."""
+        """Yield the oldest waiting mail's age by lane, and open campaigns' messages by state."""
         age = GaugeMetricFamily(
             "notifier_queue_age_seconds",
             "Age of the oldest mail that could leave now.",

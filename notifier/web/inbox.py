@@ -15,7 +15,10 @@ from notifier.web.pages import PRIVATE, page
 
 PAGE_ROWS = 50
 # The mail's own HTML: it may have its styles, and nothing else.
-_MAIL_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
+_MAIL_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; "
+    "sandbox allow-popups allow-popups-to-escape-sandbox"
+)
 _SHOWN_HEADERS = (
     "From",
     "To",

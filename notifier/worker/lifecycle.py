@@ -61,7 +61,7 @@ def stopping() -> bool:
 
 
 def services() -> Services:
-    """Return this process's services, made on first use where no process was forked for the tasks."""
+    """Return this process's services, made on first use where no process is forked for tasks."""
     with _MAKING:
         if _process.services is None:
             _process.services = Services(app=_process.app)

@@ -24,7 +24,8 @@ OWNER = "ke.toan@example.test"
 
 # What a forged or careless mail would try: run a script, call home, lead the reader's window away.
 _MAIL = """<html lang="vi"><head><title>Thông báo</title></head><body><p id="hello">Xin chào</p>
-<script>document.getElementById("hello").textContent = "a script ran"; parent.location = "{home}/away"</script>
+<script>document.getElementById("hello").textContent = "a script ran"; \
+parent.location = "{home}/away"</script>
 <img src="{home}/pixel.png" alt=""><link rel="stylesheet" href="{home}/style.css"></body></html>"""
 
 
@@ -106,7 +107,10 @@ def pages(services: Services, tmp_path: Path, stranger: Home) -> Iterator[str]:
     folder = tmp_path / "mail"
     folder.mkdir()
     writer = MailboxWriter(folder)
-    head = "From: office@example.test\r\nTo: ke.toan@example.test\r\nSubject: Tin\r\nMessage-ID: <1@example.test>\r\nMIME-Version: 1.0\r\n"
+    head = (
+        "From: office@example.test\r\nTo: ke.toan@example.test\r\nSubject: Tin\r\n"
+        "Message-ID: <1@example.test>\r\nMIME-Version: 1.0\r\n"
+    )
     kind = "Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
     writer.add(
         "office@example.test",

@@ -1,4 +1,7 @@
-"""The pages in a real browser: without JavaScript, by keyboard, on a phone, and for screen readers (axe)."""
+"""The pages in a real browser.
+
+Without JavaScript, by keyboard, on a phone, and for screen readers (axe).
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,10 @@ def site(services: Services, tmp_path: Path) -> Iterator[str]:
     (tmp_path / "mail").mkdir()
     writer = MailboxWriter(tmp_path / "mail")
     content = (
-        b"From: a@example.test\r\nTo: b@example.test\r\nSubject: =?utf-8?b?VGjDtG5nIGLDoW8=?=\r\nMessage-ID: <1@example.test>\r\n"
-        b"MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<html lang='vi'><body><p>Xin ch&agrave;o</p></body></html>\r\n"
+        b"From: a@example.test\r\nTo: b@example.test\r\nSubject: =?utf-8?b?VGjDtG5nIGLDoW8=?=\r\n"
+        b"Message-ID: <1@example.test>\r\n"
+        b"MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
+        b"<html lang='vi'><body><p>Xin ch&agrave;o</p></body></html>\r\n"
     )
     writer.add("a@example.test", "b@example.test", content)
     writer.close()
@@ -174,7 +179,10 @@ def test_what_an_empty_field_suggests_can_be_read(browser: Browser, site: str, s
     context = browser.new_context(viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{site}/inbox")
-    style = """field => { const hint = getComputedStyle(field, "::placeholder"); return [hint.color, hint.opacity, getComputedStyle(field).backgroundColor] }"""
+    style = """field => {
+        const hint = getComputedStyle(field, "::placeholder");
+        return [hint.color, hint.opacity, getComputedStyle(field).backgroundColor];
+    }"""
     ink, opacity, ground = page.locator("input[type=search]").evaluate(style)
     darker, lighter = sorted([luminance(ink), luminance(ground)])
     assert opacity == "1"

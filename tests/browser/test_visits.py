@@ -1,4 +1,7 @@
-"""What a browser does beside showing the page: whom it asks, what it keeps, and how answers to forms read."""
+"""What a browser does beside showing the page.
+
+Whom it asks, what it keeps, and how answers to forms read.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,8 @@ def test_a_thumb_finds_every_button_and_focus_is_seen(
             assert box["height"] >= THUMB, path
         page.keyboard.press("Tab")
         outline = page.evaluate(
-            "getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth"
+            "getComputedStyle(document.activeElement).outlineStyle + "
+            "getComputedStyle(document.activeElement).outlineWidth"
         )
         assert outline == "solid3px", path
     context.close()

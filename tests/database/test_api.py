@@ -1,4 +1,7 @@
-"""The API over a real database: who is asked first, what is found, what a repeat gets, what is shown."""
+"""The API over a real database.
+
+Who is asked first, what is found, what a repeat gets, what is shown.
+"""
 
 from __future__ import annotations
 

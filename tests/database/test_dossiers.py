@@ -89,8 +89,11 @@ def messages(services: Services) -> list[tuple[str, str, str]]:
     """The template, state and reason of each message, in order."""
     with services.session() as session:
         rows = session.execute(
-            text("""SELECT v.name, m.state::text, coalesce(m.detail, '') FROM message m JOIN campaign c ON c.id = m.campaign_id
-                      JOIN template_version v ON v.version = c.template_version ORDER BY m.id""")
+            text("""SELECT v.name, m.state::text, coalesce(m.detail, '')
+                      FROM message m
+                      JOIN campaign c ON c.id = m.campaign_id
+                      JOIN template_version v ON v.version = c.template_version
+                     ORDER BY m.id""")
         )
         return [(name, state, detail) for name, state, detail in rows]
 
@@ -309,7 +312,8 @@ def test_the_apology_of_a_monday_leaves_on_friday_and_names_the_new_date(
     with services.session() as session:
         data = session.scalar(
             text(
-                "SELECT r.data FROM message m JOIN recipient r ON r.id = m.recipient_id WHERE m.state = 'queued'"
+                "SELECT r.data FROM message m JOIN recipient r ON r.id = m.recipient_id "
+                "WHERE m.state = 'queued'"
             )
         )
     assert data["new_promised_at"] == later.isoformat()

@@ -83,7 +83,8 @@ def old(postgres: Postgres) -> Iterator[Engine]:
         )
         for token, (status, body) in ANSWERS.items():
             session.execute(
-                text("""INSERT INTO idempotency (key_id, token, fingerprint, status, body, created_at)
+                text("""INSERT INTO idempotency
+                               (key_id, token, fingerprint, status, body, created_at)
                         VALUES (1, :token, :fingerprint, :status, cast(:body AS json), now())"""),
                 {
                     "token": token,

@@ -1,4 +1,7 @@
-"""Keys of other systems at the door of the API: what is kept of them, what they may do, when they stop, how often they may call."""
+"""Keys of other systems at the door of the API.
+
+What is kept of them, what they may do, when they stop, how often they may call.
+"""
 
 from __future__ import annotations
 

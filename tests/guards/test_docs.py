@@ -109,7 +109,10 @@ def test_words_of_the_code_are_shown_as_they_are() -> None:
 
 def test_links_of_borrowed_pages_lead_to_pages_of_the_site() -> None:
     folder = ROOT / "docs" / "reference"
-    text = "[a](docs/officers.md) [b](campaigns/README.md#x) [c](notifier/db.py) ![d](docs/images/e.png)"
+    text = (
+        "[a](docs/officers.md) [b](campaigns/README.md#x) "
+        "[c](notifier/db.py) ![d](docs/images/e.png)"
+    )
     assert reference().rebased(text, ROOT / "README.md", folder) == (
         "[a](../officers.md) [b](campaign-files.md#x) c ![d](docs/images/e.png)"
     )

@@ -1,4 +1,4 @@
-"""The seams of the house: what is written down holds, and nothing is left without its counterpart."""
+"""The seams of the house: what is written down holds, and nothing lacks its counterpart."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def test_every_queue_is_consumed_by_a_worker() -> None:
 
 def test_every_scheduled_task_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFIER_BROKER_URL", "redis://127.0.0.1:9/0")
-    code = "from notifier.worker.app import app; app.loader.import_default_modules(); print('\\n'.join(app.tasks))"
+    code = (
+        "from notifier.worker.app import app; app.loader.import_default_modules(); "
+        "print('\\n'.join(app.tasks))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = set(run.stdout.split())
     assert {entry["task"] for entry in entries(2.0).values()} <= names
@@ -137,7 +140,7 @@ def test_nothing_names_a_package_index_or_a_pinned_file() -> None:
         ), path
 
 
-# --- docker-compose.yml ------------------------------------------------------------------------------------------------------------
+# --- docker-compose.yml --------------------------------------------------------------------------
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 

@@ -1,4 +1,7 @@
-"""A whole system, started once for the journeys of a module, and helpers to send a campaign through it and count at the sink."""
+"""A whole system, started once for the journeys of a module.
+
+Helpers send a campaign through it and count at the sink.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ class World:
         self.until(lambda: self.status(name).done >= total * share)
 
     def finish(self, name: str, *, seconds: float = 90.0) -> story.Status:
-        """Wait until the campaign is over, check that its books are right, and return its status."""
+        """Wait until the campaign is over, check that its books are right, return its status."""
         self.until(lambda: self.status(name).over, seconds=seconds)
         found = self.status(name)
         assert sum(found.counts.states.values()) == found.campaign.total

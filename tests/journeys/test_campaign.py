@@ -1,4 +1,7 @@
-"""A campaign's way, with servers that misbehave, officers who change their minds and recipients who opt out."""
+"""A campaign's way.
+
+Servers misbehave, officers change their minds and recipients opt out.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def test_every_mail_is_accepted_once(world: World) -> None:
     with world.services.session() as session:
         row = session.execute(
             text(
-                "SELECT host, detail, length(sha256), attempts FROM message WHERE campaign_id = :id LIMIT 1"
+                "SELECT host, detail, length(sha256), attempts FROM message "
+                "WHERE campaign_id = :id LIMIT 1"
             ),
             {"id": found.campaign.id},
         ).one()
@@ -51,7 +55,8 @@ def test_refused_recipients_are_refused_and_the_rest_arrives(world: World) -> No
     with world.services.session() as session:
         dead = session.scalar(
             text(
-                "SELECT count(*) FROM suppression WHERE reason = 'hard_bounce' AND lifted_at IS NULL"
+                "SELECT count(*) FROM suppression "
+                "WHERE reason = 'hard_bounce' AND lifted_at IS NULL"
             )
         )
         assert dead == MAILS // 10

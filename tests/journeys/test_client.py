@@ -281,7 +281,8 @@ def test_a_campaign_from_its_definition_to_its_report(
 ) -> None:
     audience = tmp_path / "list.csv"
     audience.write_text(
-        "Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n",
+        "Mã số thuế,Tên người nộp thuế,Thư điện tử\n"
+        "0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n",
         "utf-8",
     )
     with (ROOT / "campaigns" / "tax-policy.toml").open("rb") as file:

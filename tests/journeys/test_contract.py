@@ -1,4 +1,7 @@
-"""The API as its own document describes it, asked of a live service: whatever fits the document is answered as it says."""
+"""The API as its own document describes it, asked of a live service.
+
+Whatever fits the document is answered as it says.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ from notifier.services import Services
 from notifier.settings import Settings
 from tests.journeys.test_web import served
 
-LIST = "Mã số thuế,Tên người nộp thuế,Thư điện tử\n0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n"
+LIST = (
+    "Mã số thuế,Tên người nộp thuế,Thư điện tử\n"
+    "0100109106,Công ty TNHH Ban Mai,ketoan@banmai.example.test\n"
+)
 CHECKS: list[CheckFunction] = [
     not_a_server_error,
     status_code_conformance,

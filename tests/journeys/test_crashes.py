@@ -1,4 +1,6 @@
-"""Everything is killed, for real, in the middle of a campaign: nothing is lost, and what is sent twice is counted and little.
+"""Everything is killed, for real, in the middle of a campaign.
+
+Nothing is lost, and what is sent twice is counted and little.
 
 NOTIFIER_KILLS=50 makes the last journey longer.
 """

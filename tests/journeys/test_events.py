@@ -1,4 +1,4 @@
-"""Dossier events through the real API while parts are killed: none is lost, no notice is there twice."""
+"""Dossier events through the real API while parts are killed: none is lost, no notice doubled."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def together(
     *,
     seconds: float = 90,
 ) -> None:
-    """Let `parts` threads work, strike after a moment, and keep the system tended until all are done."""
+    """Let `parts` threads work, strike after a moment, and tend the system until all are done."""
     with ThreadPoolExecutor(parts) as pool:
         futures = [pool.submit(work, part) for part in range(parts)]
         began, struck = time.monotonic(), False
@@ -147,7 +147,8 @@ def all_told(town: World, wanted: int, prefix: int) -> tuple[int, int]:
     def states() -> dict[str, int]:
         with town.services.session() as session:
             rows = session.execute(
-                text("""SELECT m.state::text, count(*) FROM dossier d JOIN message m ON m.id = d.message_id
+                text("""SELECT m.state::text, count(*)
+                          FROM dossier d JOIN message m ON m.id = d.message_id
                          WHERE d.code LIKE :prefix GROUP BY 1"""),
                 {"prefix": f"000.A0.{prefix:02d}.%"},
             )
@@ -156,7 +157,8 @@ def all_told(town: World, wanted: int, prefix: int) -> tuple[int, int]:
     town.until(lambda: states() == {"accepted": wanted}, seconds=60)
     with town.services.session() as session:
         rows = session.execute(
-            text("""SELECT m.id::text, m.doubts FROM message m JOIN recipient r ON r.id = m.recipient_id
+            text("""SELECT m.id::text, m.doubts
+                      FROM message m JOIN recipient r ON r.id = m.recipient_id
                      WHERE m.state = 'accepted' AND m.key_id IS NOT NULL"""),
         ).all()
     found = town.sink.ask(ids=True)
@@ -238,7 +240,10 @@ def test_the_database_is_killed_and_started_again(town: World, token: str) -> No
 
 @pytest.mark.timeout(3600)
 def test_a_day_is_replayed_in_order(town: World, token: str) -> None:
-    """Dossiers go through their statuses, some reports come late: the newest word is what each applicant hears last."""
+    """Dossiers go through their statuses, and some reports come late.
+
+    The newest word is what each applicant hears last.
+    """
     events = int(os.environ.get("NOTIFIER_DAY_EVENTS", "600"))
     chance = random.Random(7)
     dossiers = events // 3
@@ -270,13 +275,19 @@ def test_a_day_is_replayed_in_order(town: World, token: str) -> None:
     all_told(town, dossiers, 5)
     with town.services.session() as session:
         last = session.execute(
-            text("""SELECT v.name, count(*) FROM dossier d JOIN message m ON m.id = d.message_id JOIN campaign c ON c.id = m.campaign_id
-                      JOIN template_version v ON v.version = c.template_version WHERE d.code LIKE '000.A0.05.%' GROUP BY 1""")
+            text("""SELECT v.name, count(*)
+                      FROM dossier d
+                      JOIN message m ON m.id = d.message_id
+                      JOIN campaign c ON c.id = m.campaign_id
+                      JOIN template_version v ON v.version = c.template_version
+                     WHERE d.code LIKE '000.A0.05.%' GROUP BY 1""")
         )
         # Whatever came in whichever order: the last that each was told is that the dossier is done.
         assert dict(last.all()) == {"dossier-done": dossiers}
         never_older = session.scalar(
-            text("""SELECT count(*) FROM dossier_event e JOIN dossier d USING (source, code, sandbox)
-                     WHERE e.code LIKE '000.A0.05.%' AND e.outcome = 'older' AND e.occurred_at >= d.notified_at""")
+            text("""SELECT count(*)
+                      FROM dossier_event e JOIN dossier d USING (source, code, sandbox)
+                     WHERE e.code LIKE '000.A0.05.%' AND e.outcome = 'older'
+                       AND e.occurred_at >= d.notified_at""")
         )
     assert never_older == 0

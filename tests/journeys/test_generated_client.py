@@ -1,4 +1,7 @@
-"""A client that a generator makes of the API's document: complete, typed, and good for the guide's first request."""
+"""A client that a generator makes of the API's document.
+
+It is complete, typed, and good for the guide's first request.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Follow docs/add-a-dossier-status.md to the letter: run and write what it says, report its event, and read the mail."""
+"""Follow docs/add-a-dossier-status.md to the letter.
+
+Run and write what it says, report its event, and read the mail.
+"""
 
 from __future__ import annotations
 

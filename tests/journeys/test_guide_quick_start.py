@@ -1,4 +1,4 @@
-"""Follow docs/quick-start.md to the letter: write its files, run its commands, and count the mail."""
+"""Follow docs/quick-start.md to the letter: write its files, run its commands, count the mail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""More than five hundred hostile requests to a live service: each is refused in words that programs understand, and none is kept."""
+"""More than five hundred hostile requests to a live service.
+
+Each is refused in words that programs understand, and none is kept.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,10 @@ def put(body: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def optional(path: tuple[Any, ...], value: Any) -> bool:
-    """Say whether a value is no fault there: a field that may be absent, a number in a field without bounds."""
+    """Say whether a value is no fault there.
+
+    A field may be absent, or is a number without bounds.
+    """
     if value is None:
         return path[-1] in {"tax_code", "promised_at", "office"} or path == ("applicant", "email")
     return path == ("data", "tax_year") and value == -1

@@ -1,4 +1,7 @@
-"""A request's id goes with what it causes: into the answer, into the task's header, into the worker's log."""
+"""A request's id goes with what it causes.
+
+It stands in the answer, in the task's header and in the worker's log.
+"""
 
 from __future__ import annotations
 

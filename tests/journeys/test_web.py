@@ -1,4 +1,7 @@
-"""The pages when something is amiss: mail that no program should have written, servers that do not answer, crowds, proxies."""
+"""The pages when something is amiss.
+
+Mail that no program should have written, servers that do not answer, crowds, proxies.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,10 @@ def keep(services: Services, *mails: bytes) -> None:
 def test_a_mail_in_a_charset_that_nobody_knows_is_shown(services: Services, charset: str) -> None:
     keep(
         services,
-        f"Subject: Tin\r\nContent-Type: text/html; charset={charset}\r\n\r\n<p>Xin chào \\ud800</p>\r\n".encode(),
+        (
+            f"Subject: Tin\r\nContent-Type: text/html; charset={charset}\r\n\r\n"
+            "<p>Xin chào \\ud800</p>\r\n"
+        ).encode(),
     )
     with TestClient(create_app(services), raise_server_exceptions=False) as client:
         page = client.get("/inbox/1/html")
@@ -218,7 +224,8 @@ def test_what_stays_stopped_is_not_called_sent_again(
     assert "Vẫn ngừng gửi" in vi
     assert "Nothing has changed" not in en
     assert re.search(
-        r"Still stopped: <strong>[^<]+, [^<]+</strong>, because [^.]+; to receive it again, call the tax office\.",
+        r"Still stopped: <strong>[^<]+, [^<]+</strong>, because [^.]+; "
+        r"to receive it again, call the tax office\.",
         en,
     )
     assert active(services, address) == {"*": reason}
@@ -243,7 +250,8 @@ def test_one_topic_comes_back_and_another_stays_stopped(
     ).text
     assert re.search(r"Sent again: <strong>[^<,]+</strong>\.", page)
     assert re.search(
-        r"Still stopped: <strong>[^<,]+</strong>, because our mail to this address was reported as spam",
+        r"Still stopped: <strong>[^<,]+</strong>, "
+        r"because our mail to this address was reported as spam",
         page,
     )
     assert active(services, address) == {"settlement-guidance": "complaint"}

@@ -185,7 +185,8 @@ def test_watermark_is_never_more_than_the_window_ahead(world: World) -> None:
     assert settles > 2 * 700 / ledger.WINDOW
     marks = world.sql(
         """SELECT bool_and(mark >= before)
-             FROM (SELECT mark, lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before
+             FROM (SELECT mark,
+                          lag(mark, 1, -1) OVER (PARTITION BY batch_id ORDER BY ctid) AS before
                      FROM audit) x"""
     )
     assert marks == [(True,)]

@@ -91,7 +91,8 @@ def test_a_sender_of_another_domain_is_refused_before_anything_leaves(world: Wor
     path.write_text("Mã số thuế,Tên\n", encoding="utf-8")
     with pytest.raises(
         CampaignError,
-        match=r"signed for notices\.example\.test, which .* thue@other\.example\.test does not belong",
+        match=r"signed for notices\.example\.test, "
+        r"which .* thue@other\.example\.test does not belong",
     ):
         launch(world.services, elsewhere, audience=path)
 

@@ -1,1 +1,4 @@
-"""The API for other systems, under /api: JSON in and out, every error as problem details, described by its own OpenAPI document."""
+"""The API for other systems, under /api, described by its own OpenAPI document.
+
+JSON in and out, every error as problem details.
+"""

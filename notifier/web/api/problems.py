@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: a stable code, one sentence, a pointer to each field at fault."""
+"""Errors as RFC 9457 problem details: a stable code, a sentence, a pointer to each faulty field."""
 
 from __future__ import annotations
 
