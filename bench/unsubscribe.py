@@ -153,7 +153,7 @@ def books(services: Services) -> dict[str, int]:
         mails = session.scalar(
             text(
                 "SELECT count(*) FROM message m JOIN campaign c ON c.id = m.campaign_id "
-                "WHERE c.kind = 'stream'"
+                "WHERE c.kind = 'transactional'"
             )
         )
     return {"suppressions": int(stops or 0), "confirmations": int(mails or 0)}
