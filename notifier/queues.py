@@ -1,8 +1,8 @@
-"""The broker: wake-ups that name work lying in PostgreSQL.
+"""The broker: tasks that name work lying in PostgreSQL.
 
-A wake may be lost, doubled or late without harm: leases in the database decide who works, and the
-sweep wakes again whatever lies ready while its queue is empty. So nothing here retries for long and
-a broker that is down never fails the caller.
+A task may be lost, doubled or late without harm: leases in the database decide who works, and the
+sweep enqueues again whatever lies ready while its queue is empty. So nothing here retries for long
+and a broker that is down never fails the caller.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_app(broker_url: str | None) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         # All queues use the default exchange: its messages go to the list named by the routing key,
-        # so a broker that lost its data needs no binding to be declared again before wakes reach a
+        # so a broker that lost its data needs no binding to be declared again before tasks reach a
         # worker.
         task_queues=[Queue(name, Exchange("", type="direct"), routing_key=name) for name in QUEUES],
         task_default_queue=HOUSEKEEPING,
@@ -76,7 +76,7 @@ def make_app(broker_url: str | None) -> Celery:
             "socket_connect_timeout": 3,
             "health_check_interval": 15,
             "socket_keepalive": True,
-            # Whoever sends a wake gives up at once when the broker is down: the sweep wakes again.
+            # Whoever enqueues gives up at once when the broker is down: the sweep enqueues again.
             "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.1,
@@ -90,7 +90,7 @@ def make_app(broker_url: str | None) -> Celery:
 
 
 class Queues:
-    """Sends wakes; safe to share between threads."""
+    """Enqueues tasks; safe to share between threads."""
 
     def __init__(self, app: Celery) -> None:
         """Use the connections of `app`."""
@@ -170,7 +170,7 @@ class Queues:
         return self._send(NOTIFY, ((key_id,) for key_id in key_ids), WEBHOOKS)
 
     def depth(self, queue: str) -> int | None:
-        """Return how many wakes wait in `queue`, or None when the broker does not answer."""
+        """Return how many tasks wait in `queue`, or None when the broker does not answer."""
         try:
             with self._app.connection_for_write() as connection:
                 # Declaring a queue that exists tells its length, on every broker alike.

@@ -57,7 +57,7 @@ class Services:
 
     @cached_property
     def queues(self) -> Queues:
-        """The broker, to wake work."""
+        """The broker, to enqueue work."""
         return Queues(self._app or make_app(self.settings.require_broker()))
 
     @cached_property

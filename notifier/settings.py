@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         example="30",
     )
     sweep_seconds: Number = _setting(
-        2.0, "How often lost wakes and dead leases are looked for.", unit="seconds", example="2"
+        2.0, "How often lost tasks and dead leases are looked for.", unit="seconds", example="2"
     )
     smtp_timeout_seconds: Number = _setting(
         60.0,

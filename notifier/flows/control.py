@@ -202,7 +202,7 @@ def finish(services: Services, campaign_id: int) -> bool:
 
 
 def _end(services: Services, campaign: Campaign, step: CampaignStep) -> None:
-    """Take the last step of a campaign: the one place where its end can be told to anybody."""
+    """Take the last step of a campaign: the one place where anybody can be notified of its end."""
     campaigns.end(campaign, step, services.clock())
     log.info("campaign_ended", campaign=campaign.id, state=campaign.state.value)
 

@@ -1,4 +1,4 @@
-"""Upkeep: what the periodic sweep does. It makes every lost wake and every dead worker harmless.
+"""Upkeep: what the periodic sweep does. It makes every lost task and every dead worker harmless.
 
 Each part is one short transaction and safe to run in two places at once.
 """

@@ -6,8 +6,8 @@ how many connections at once, how many messages a minute. Connections and rate f
 complains and rise by small steps after; all is forgotten when it has not complained for a while.
 
 Losing Valkey loses no mail: a budget that cannot be read is answered with "wait" for rates and with
-one connection for slots, so that a provider's limit is never broken because our own broker is away.
-Habits are learnt anew.
+one connection for slots, so that a provider's limit is never broken because our own broker is
+unavailable. Habits are learnt anew.
 """
 
 from __future__ import annotations

@@ -389,7 +389,7 @@ class BatchRun:
         return True
 
     async def _write(self, settle: Settle) -> Settled | None:
-        """Settle, and try on while the database is away and the lease could still be ours."""
+        """Settle; try on while the database is unavailable and the lease may still be ours."""
         while True:
             try:
                 return await self.means.ledger.settle(

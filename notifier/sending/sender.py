@@ -79,8 +79,8 @@ class Sender:
         try:
             return await self._deliver(batch_id)
         except psycopg.OperationalError as error:
-            # The database is away: nothing was started that is not covered by a lease, and the
-            # sweep wakes the batch again.
+            # The database is unavailable: nothing was started that is not covered by a lease, and
+            # the sweep enqueues the batch again.
             log.warning("database_unavailable", batch=batch_id, error=type(error).__name__)
             await self.ledger.close()
             return None

@@ -29,7 +29,7 @@ def deliver(batch_id: int) -> None:
 def gather(self: Any, lane: str) -> None:
     """Put the messages of `lane` that wait alone into batches and deliver the first.
 
-    Others are woken.
+    Others are enqueued.
     """
     # The requests that caused this stand in every line of its log.
     caused = self.request.get(REQUESTS)
@@ -46,7 +46,7 @@ def gather(self: Any, lane: str) -> None:
 def webhooks(key_id: int) -> None:
     """Tell the receiver of a key what is due.
 
-    What is left for another call is woken for at once, behind what other keys wait for.
+    What is left for another call is enqueued at once, behind what other keys wait for.
     """
     if lifecycle.tell(key_id):
         lifecycle.services().queues.enqueue_webhooks([key_id])
@@ -54,7 +54,7 @@ def webhooks(key_id: int) -> None:
 
 @shared_task(name=SWEEP, queue=HOUSEKEEPING)
 def sweep() -> None:
-    """Recover, start, finish and wake what needs it."""
+    """Recover, start, finish and enqueue what needs it."""
     upkeep.sweep(lifecycle.services())
 
 

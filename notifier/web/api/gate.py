@@ -30,7 +30,7 @@ class Frame:
     """Gives each request an id, and each failure that nobody expected an answer.
 
     The id is the caller's own when it has one; it is in the answer, in every line of the logs and
-    in the wakes that the request causes.
+    in the tasks that the request causes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
