@@ -1,8 +1,9 @@
 """What the parts say: copied from their pipes into files that are rotated, and to the screen.
 
 A part writes into a pipe, and hangs in that write when nobody reads it: beat would enqueue nothing
-any more, and look alive. So a copier goes on reading whatever happens to the file or the screen. Lines
-that cannot be written are dropped and counted, and the number is said once writing works again.
+any more, and look alive. So a copier goes on reading whatever happens to the file or the screen.
+Lines that cannot be written are dropped and counted, and the number is said once writing works
+again.
 """
 
 from __future__ import annotations
